@@ -1,0 +1,22 @@
+"""Shapley-based attribution of image models, as Captum Attributions and shap Explainers."""
+
+from __future__ import annotations
+
+from .errors import PatchShapError
+from .explainers import PatchExplainer, PatchKernelShap, Run
+from .masking import PatchMasker
+from .players import Players, grid_players, mask_players
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PatchExplainer",
+    "PatchKernelShap",
+    "PatchMasker",
+    "PatchShapError",
+    "Players",
+    "Run",
+    "__version__",
+    "grid_players",
+    "mask_players",
+]

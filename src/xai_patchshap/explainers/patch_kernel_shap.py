@@ -1,0 +1,189 @@
+"""PatchKernelShap: Shapley values of patches by regression sampling."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import shap
+import torch
+from numpy.typing import NDArray
+
+from ..errors import bad
+from ..estimators import SAMPLING_RULES, Estimate, shapley_estimator
+from ..game import Game
+from ._base import PatchExplainer
+
+__all__ = ["PatchKernelShap"]
+
+# With a tolerance, errors are looked at each time the sample has grown by this factor.
+_GROWTH = 1.5
+
+
+class PatchKernelShap(PatchExplainer):
+    r"""Shapley values of patches, superpixels or any groups of input elements.
+
+    Exact when the budget reaches :math:`2^n` coalitions; otherwise KernelSHAP (Lundberg &
+    Lee, NeurIPS 2017, theorem 2) on paired coalitions without replacement, with standard
+    errors. All outputs of the model are explained for the price of one.
+
+    It is a :class:`captum.attr.PerturbationAttribution` (:meth:`attribute`) and a
+    :class:`shap.Explainer` (:meth:`__call__`, :meth:`shap_values`,
+    :meth:`explain_players`).
+
+    Parameters
+    ----------
+    model : torch.nn.Module or callable
+        Maps a batch to outputs (B, K) or (B,). A module runs in evaluation mode and
+        without gradients, on its own device, and is left as it was.
+    masker : PatchMasker or background, optional
+        Players and background. By default hidden elements are 0; see
+        :class:`PatchMasker` for the default players.
+    link : callable
+        shap's link function, applied to the values of the game.
+    output_names : sequence of str, optional
+        One name for each output.
+    seed : int or None
+        Chooses the coalitions; the same seed gives the same numbers whatever the batch
+        size. ``None`` draws fresh ones every time.
+    sampling : {"modified_l2", "leverage", "kernel"}
+        How coalition sizes are drawn; see :class:`~xai_patchshap.estimators.PairSampler`.
+    tolerance : float, optional
+        Stop before the budget is spent once the largest standard error of an example's
+        explained outputs is at most this.
+    autocast : torch.dtype, optional
+        Run a module under ``torch.autocast``, for example ``torch.bfloat16``.
+    feature_names : sequence of str, optional
+        Names of the players, for :meth:`explain_players`.
+    linearize_link, algorithm
+        Accepted because ``shap.Explainer`` passes them; without effect.
+
+    Attributes
+    ----------
+    last_run : Run or None
+        Evaluations, times and :class:`~xai_patchshap.estimators.Estimate` objects, with
+        standard errors, of the last explanation.
+    expected_value : ndarray (K,) or float, or None before the first call
+        Value of the empty coalition for the outputs that were explained last, averaged
+        over the examples.
+
+    Raises
+    ------
+    PatchShapError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xai_patchshap import PatchKernelShap, PatchMasker
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+    >>> images = torch.rand(2, 3, 32, 32)
+
+    As a Captum attribution:
+
+    >>> attributions = PatchKernelShap(model).attribute(images, target=3, n_samples=200)
+    >>> attributions.shape
+    torch.Size([2, 3, 32, 32])
+
+    As a shap explainer:
+
+    >>> explainer = PatchKernelShap(model, PatchMasker(players=(4, 4), background="blur"))
+    >>> explanation = explainer(images, max_evals=200, silent=True)
+    >>> explanation.values.shape  # channels last, ready for shap.image_plot
+    (2, 32, 32, 3, 10)
+    >>> explainer.explain_players(images, max_evals=200, silent=True).error_std.shape
+    (2, 16, 10)
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        masker: Any = None,
+        link: Callable[..., Any] = shap.links.identity,
+        output_names: Sequence[str] | None = None,
+        seed: int | None = 0,
+        sampling: str = "modified_l2",
+        tolerance: float | None = None,
+        autocast: torch.dtype | None = None,
+        feature_names: Sequence[str] | None = None,
+        linearize_link: bool = True,
+        algorithm: str = "auto",
+    ) -> None:
+        if sampling not in SAMPLING_RULES:
+            raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}")
+        if tolerance is not None and not tolerance > 0:
+            raise bad("tolerance", tolerance, "a positive number, or None")
+        self.sampling, self.tolerance = sampling, tolerance
+        super().__init__(
+            model,
+            masker,
+            link,
+            output_names,
+            seed,
+            autocast,
+            feature_names,
+            linearize_link,
+            algorithm,
+        )
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Name in Captum's progress bars."""
+        return "Patch Kernel Shap"
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "sampling": self.sampling, "tolerance": self.tolerance}
+
+    def _solve(
+        self,
+        game: Game,
+        examples: Sequence[int],
+        full: NDArray[np.float64],
+        budgets: Sequence[int],
+    ) -> list[Estimate]:
+        sizes = [(game.bound.n_players[i], b) for i, b in zip(examples, budgets, strict=True)]
+        # One sample of coalitions serves all examples with as many players.
+        seed = secrets.randbits(64) if self.seed is None else self.seed
+        estimators = {
+            size: shapley_estimator(*size, seed, self.sampling) for size in dict.fromkeys(sizes)
+        }
+        estimator = dict(zip(examples, (estimators[s] for s in sizes), strict=True))
+        values = {i: np.zeros((0, full.shape[1])) for i in examples}
+        estimates: dict[int, Estimate] = {}
+        active = list(examples)
+        while active:
+            stops = {i: self._next_stop(estimator[i], len(values[i])) for i in active}
+            # The full coalition, second of every sample, is known already.
+            wanted = {i: estimator[i].coalitions[len(values[i]) : stops[i]] for i in active}
+            first = {i for i in active if not len(values[i])}
+            fresh = game.evaluate(
+                {i: np.delete(c, 1, 0) if i in first else c for i, c in wanted.items()}
+            )
+            for i in active:
+                if i in first:
+                    fresh[i] = np.insert(fresh[i], min(1, len(fresh[i])), full[i], axis=0)
+                values[i] = np.concatenate([values[i], fresh[i]])
+                least = estimator[i].min_coalitions
+                if len(values[i]) < least:
+                    # Interrupted too early for any answer.
+                    raise KeyboardInterrupt
+                estimates[i] = estimator[i].estimate(values[i])
+            active = [
+                i
+                for i in active
+                if not game.interrupted
+                and len(values[i]) < len(estimator[i].coalitions)
+                and self.tolerance is not None
+                and estimates[i].error_std.max() > self.tolerance
+            ]
+        return [estimates[i] for i in examples]
+
+    def _next_stop(self, estimator: Any, done: int) -> int:
+        """Coalitions after which to look at the errors next."""
+        most = len(estimator.coalitions)
+        if self.tolerance is None:
+            return most
+        start = estimator.coalitions.shape[1] * 2 + 2
+        return int(min(most, max(estimator.min_coalitions, start, 2 * int(done * _GROWTH / 2))))

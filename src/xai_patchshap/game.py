@@ -1,0 +1,194 @@
+"""The game: values of coalitions, evaluated in batches that run across images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import bad
+from .masking import CoalitionInputs
+
+__all__ = ["Game"]
+
+Forward = Callable[[tuple[Tensor, ...], Tensor], Any]
+
+
+class Game:
+    """Characteristic functions of the examples of one batch.
+
+    ``v(S)`` of an example is the model's output when the players of S are shown and the
+    others hidden, averaged over the backgrounds; every output at once. Coalitions of
+    several examples fill one batch, and no more than one batch of masked inputs is in
+    memory at a time.
+
+    Parameters
+    ----------
+    forward : callable
+        ``forward(inputs, examples)`` maps a tuple of batches (B, ...) and the index (B,)
+        of the example behind each row to outputs (B, K) or (B,).
+    bound : CoalitionInputs
+        The inputs and how they are masked.
+    batch_size : int
+        Most rows in one call of ``forward``.
+    link : callable, optional
+        Applied to ``v(S)``, after the average over backgrounds.
+
+    Attributes
+    ----------
+    evaluations : ndarray of int, shape (N,)
+        Model evaluations spent on each example so far.
+    model_seconds : float
+        Time spent inside ``forward``.
+    interrupted : bool
+        Whether Ctrl-C ended an evaluation early.
+    progress : tqdm or None
+        A bar that is told of the evaluations, once it is set.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        bound: CoalitionInputs,
+        batch_size: int,
+        link: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise bad("batch size", batch_size, "at least 1")
+        self.forward, self.bound, self.batch_size = forward, bound, batch_size
+        self.link = link
+        self.evaluations = np.zeros(bound.n_examples, dtype=np.int64)
+        self.model_seconds = 0.0
+        self.interrupted = False
+        self.progress: Any = None
+        self.n_outputs: int | None = None
+        self.is_scalar = False
+        self.columns: NDArray[np.int64] | None = None
+
+    def select(self, columns: NDArray[np.int64] | None) -> None:
+        """Keep only these outputs, (N, k) indices for each example, from now on."""
+        self.columns = columns
+
+    def full_values(self) -> NDArray[np.float64]:
+        """Values (N, K) of the full coalitions, which also check the model's output.
+
+        One evaluation each: with every player shown, the backgrounds do not matter.
+        """
+        n = self.bound.n_examples
+        everyone = np.ones((n, max(self.bound.n_players)), dtype=bool)
+        values, finished = self._run(np.arange(n), everyone, n_backgrounds=1)
+        if finished < n:
+            raise KeyboardInterrupt
+        return self._linked(values)
+
+    def given_full_values(self, output: Any) -> NDArray[np.float64]:
+        """The same from a forward pass over all examples that has been made already."""
+        self.evaluations += 1
+        return self._linked(self._checked(output, self.bound.n_examples))
+
+    def evaluate(
+        self, coalitions: Mapping[int, NDArray[np.bool_]]
+    ) -> dict[int, NDArray[np.float64]]:
+        """Values of the coalitions (m, n) asked for each example, (m, n_outputs).
+
+        The examples advance side by side. When Ctrl-C interrupts, each gets the values of
+        the coalitions that were finished, and :attr:`interrupted` is set.
+        """
+        examples = np.repeat(
+            np.fromiter(coalitions, dtype=np.int64, count=len(coalitions)),
+            [len(c) for c in coalitions.values()],
+        )
+        rank = np.concatenate([np.arange(len(c)) for c in coalitions.values()])
+        order = np.argsort(rank, kind="stable")
+        examples, rank = examples[order], rank[order]
+        n_max = max(self.bound.n_players)
+        table = np.zeros((len(order), n_max), dtype=bool)
+        for i, c in coalitions.items():
+            table[examples == i, : c.shape[1]] = c
+        values, finished = self._run(examples, table)
+        out = {}
+        for i in coalitions:
+            mine = np.flatnonzero(examples == i)
+            out[i] = self._linked(values[mine[mine < finished]])
+        return out
+
+    def _linked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values if self.link is None else np.asarray(self.link(values), dtype=np.float64)
+
+    def _run(
+        self,
+        examples: NDArray[np.int64],
+        table: NDArray[np.bool_],
+        n_backgrounds: int | None = None,
+    ) -> tuple[NDArray[np.float64], int]:
+        """Values of all coalitions of ``table``, and how many of them are finished."""
+        s = n_backgrounds or self.bound.n_backgrounds
+        n_rows = len(examples) * s
+        values: NDArray[np.float64] | None = None
+        done = 0
+        try:
+            while done < n_rows:
+                rows = np.arange(done, min(done + self.batch_size, n_rows))
+                coalition = rows // s
+                example = torch.from_numpy(examples[coalition])
+                inputs = self.bound.rows(
+                    example, torch.from_numpy(table[coalition]), torch.from_numpy(rows % s)
+                )
+                out = self._outputs(inputs, example)
+                if values is None:
+                    values = np.zeros((len(examples), out.shape[1]))
+                np.add.at(values, coalition, out / s)
+                np.add.at(self.evaluations, examples[coalition], 1)
+                done = int(rows[-1]) + 1
+                if self.progress is not None:
+                    self.progress.update(len(rows))
+        except KeyboardInterrupt:
+            if values is None:
+                raise
+            self.interrupted = True
+        if values is None:
+            values = np.zeros((0, self.n_outputs or 0))
+        return values, done // s
+
+    def _outputs(self, inputs: tuple[Tensor, ...], examples: Tensor) -> NDArray[np.float64]:
+        start = time.perf_counter()
+        raw = self.forward(inputs, examples)
+        if isinstance(raw, Tensor):
+            raw = raw.detach().double().cpu().numpy()
+        self.model_seconds += time.perf_counter() - start
+        out = self._checked(raw, len(examples))
+        if self.columns is not None:
+            out = np.take_along_axis(out, self.columns[examples.numpy()], axis=1)
+        return out
+
+    def _checked(self, raw: Any, n_rows: int) -> NDArray[np.float64]:
+        """The model's output as finite float64 (n_rows, K), or an error."""
+        if isinstance(raw, Tensor):
+            raw = raw.detach().double().cpu().numpy()
+        out = np.asarray(raw, dtype=np.float64)
+        self.is_scalar = out.ndim == 1
+        if out.ndim == 1:
+            out = out[:, None]
+        if out.ndim != 2 or len(out) != n_rows or not out.shape[1]:
+            raise bad(
+                "model",
+                f"an output of shape {np.shape(raw)} for a batch of {n_rows}",
+                f"({n_rows}, K) or ({n_rows},), one row for each input",
+                "Wrap the model in a function that returns one row of scores per image.",
+            )
+        if self.n_outputs not in (None, out.shape[1]):
+            raise bad("model", f"{out.shape[1]} outputs", f"{self.n_outputs} as before")
+        if not np.isfinite(out).all():
+            raise bad(
+                "model",
+                "NaN or infinite outputs",
+                "finite numbers",
+                "Half precision may overflow: try another autocast, or check the inputs' range.",
+            )
+        self.n_outputs = out.shape[1]
+        return out

@@ -1,0 +1,465 @@
+"""Maskers: what the model sees when some of the players are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import shap
+import torch
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import linkage
+from scipy.ndimage import gaussian_filter
+from shap._serializable import Deserializer, Serializer
+from torch import Tensor
+
+from .errors import PatchShapError, bad
+from .players import Players, PlayersSpec, mask_players, resolve_players
+
+__all__ = ["CoalitionInputs", "Layout", "PatchMasker", "layout_of"]
+
+Layout: TypeAlias = Literal["NCHW", "NHWC"]
+
+_CHANNELS = (1, 3, 4)
+_BACKGROUNDS = (
+    "A background can be a number, a tuple with one number per channel, 'mean', 'blur', "
+    "'blur:SIGMA', 'noise', an image of the input's own shape, or a list of these, whose "
+    "values are averaged."
+)
+
+
+@dataclass(frozen=True)
+class CoalitionInputs:
+    """Inputs of the model for any coalition, built one batch at a time.
+
+    N is the number of examples and S that of backgrounds; every input is one tensor of a
+    tuple.
+
+    Attributes
+    ----------
+    inputs : tuple of Tensor, each (N, ...)
+        What is explained.
+    backgrounds : tuple of Tensor, each (S, N or 1, ...)
+        What stands in for hidden parts; broadcasts against the input.
+    labels : tuple of Tensor, each (N or 1, ...)
+        Player of each element, int64; broadcasts against the input.
+    n_players : tuple of int
+        Number of players of each example.
+    """
+
+    inputs: tuple[Tensor, ...]
+    backgrounds: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...]
+    n_players: tuple[int, ...]
+
+    @property
+    def n_examples(self) -> int:
+        return len(self.n_players)
+
+    @property
+    def n_backgrounds(self) -> int:
+        return len(self.backgrounds[0])
+
+    def to(self, device: torch.device | None) -> CoalitionInputs:
+        """The same inputs on another device."""
+        if device is None:
+            return self
+        inputs, backgrounds, labels = (
+            tuple(t.to(device) for t in ts) for ts in (self.inputs, self.backgrounds, self.labels)
+        )
+        return CoalitionInputs(inputs, backgrounds, labels, self.n_players)
+
+    def rows(self, examples: Tensor, coalitions: Tensor, backgrounds: Tensor) -> tuple[Tensor, ...]:
+        """Masked inputs, one row for each (example, coalition, background).
+
+        Parameters
+        ----------
+        examples, backgrounds : Tensor of int64, shape (B,)
+        coalitions : Tensor of bool, shape (B, at least n_players)
+
+        Returns
+        -------
+        tuple of Tensor, each (B, ...)
+        """
+        device = self.inputs[0].device
+        examples, coalitions = examples.to(device), coalitions.to(device)
+        backgrounds = backgrounds.to(device)
+        out = []
+        for x, background, labels in zip(self.inputs, self.backgrounds, self.labels, strict=True):
+            if len(labels) == 1:
+                shown = coalitions.index_select(1, labels.reshape(-1))
+            else:
+                shown = coalitions.gather(1, labels[examples].flatten(1))
+            shown = shown.reshape(len(examples), *labels.shape[1:])
+            hidden = background[backgrounds, examples if background.shape[1] > 1 else 0]
+            out.append(torch.where(shown, x[examples], hidden))
+        return tuple(out)
+
+
+def layout_of(x: NDArray[Any] | Tensor, layout: Layout | Literal["auto"] = "auto") -> Layout:
+    """Whether a batch of images is (N, C, H, W) or (N, H, W, C).
+
+    Tensors follow torch, channels first. Arrays follow shap, channels last, unless only
+    their second axis has 1, 3 or 4 entries.
+    """
+    if layout in ("NCHW", "NHWC"):
+        return layout
+    if layout != "auto":
+        raise bad("layout", repr(layout), "'auto', 'NCHW' or 'NHWC'")
+    first, last = x.shape[1] in _CHANNELS, x.shape[3] in _CHANNELS
+    if isinstance(x, Tensor):
+        if last and not first:
+            raise bad(
+                "images",
+                f"a tensor of shape {tuple(x.shape)}",
+                "torch's channels-first layout (N, C, H, W)",
+                "Use x.permute(0, 3, 1, 2), or PatchMasker(layout='NHWC') if this is right.",
+            )
+        return "NCHW"
+    if last:
+        return "NHWC"
+    if first:
+        return "NCHW"
+    raise bad(
+        "images",
+        f"an array of shape {tuple(x.shape)}",
+        "1, 3 or 4 channels in the last or the second axis",
+        "Say which axis it is with PatchMasker(layout='NHWC') or 'NCHW'.",
+    )
+
+
+class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
+    """Hide patches, superpixels or any groups of pixels behind a background.
+
+    The masker is shared by all explainers of this package, and it is a shap masker: shap's
+    own Permutation, Partition and Exact explainers run with it, on images that are numpy
+    arrays. For Captum's own methods, :meth:`feature_mask` and :meth:`baselines` give the
+    arguments of the same names.
+
+    Parameters
+    ----------
+    players : optional
+        (rows, columns) or ``"7x7"`` for a grid; 16 or ``"patch:16"`` for patches of 16
+        pixels; an integer mask (H, W), or (N, H, W) with one mask for each image of the
+        batch; a function from an image (H, W, C) to a mask. By default, the patches of
+        the model if it is a vision transformer, else about 7x7 patches; for inputs that
+        are not images, each element.
+    background : optional
+        What stands in for hidden pixels, in the units of the images: a number, a tuple
+        with one number per channel, ``"mean"`` (the image's mean colour), ``"blur"`` or
+        ``"blur:SIGMA"`` (Gaussian, by default a tenth of the shorter side), ``"noise"``
+        (normal, with the image's mean and deviation per channel), or an image. A list of
+        these, or images stacked along a new first axis, is a set: the values of the game
+        are averaged over it, and each coalition costs one evaluation per background.
+    layout : {"auto", "NCHW", "NHWC"}
+        Axes of image batches; see :func:`layout_of`.
+    clustering : {None, "ward"} or ndarray of shape (n - 1, 4), optional
+        Hierarchy of the players as a scipy linkage, which shap's Partition explainer
+        needs; ``"ward"`` clusters patches by where they are. shap's Exact explainer
+        computes Owen values, not Shapley values, when it finds one.
+    seed : int
+        Seed of the noise background.
+
+    Raises
+    ------
+    PatchShapError
+        If players or background do not fit the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> masker = PatchMasker(players=(2, 2), background=0.0)
+    >>> image = np.ones((4, 4, 3), dtype=np.float32)
+    >>> (masked,) = masker(np.array([True, False, False, False]), image)
+    >>> masked.shape, float(masked.sum())
+    ((1, 4, 4, 3), 12.0)
+    """
+
+    image_data = True
+
+    def __init__(
+        self,
+        players: PlayersSpec = None,
+        background: Any = 0.0,
+        layout: Layout | Literal["auto"] = "auto",
+        clustering: str | NDArray[np.float64] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.players = players
+        self.background = background
+        self.layout = layout
+        self.seed = seed
+        self._input_clustering = clustering
+        # shap asks hasattr(masker, "clustering"): the attribute exists only when asked for.
+        if isinstance(clustering, str):
+            if clustering != "ward":
+                raise bad("clustering", repr(clustering), "'ward' or a scipy linkage (n - 1, 4)")
+            self.clustering: Any = self._ward
+        elif clustering is not None:
+            self.clustering = np.asarray(clustering, dtype=np.float64)
+        self._last: tuple[Any, CoalitionInputs, Players] | None = None
+        specs = background if isinstance(background, list) else [background]
+        self.fixed_background = not any(isinstance(s, str) for s in specs)
+
+    # ----- what the package's explainers use -------------------------------------------
+
+    def prepare(
+        self, x: Tensor, layout: Layout | None, patch: tuple[int, int] | None = None
+    ) -> tuple[CoalitionInputs, list[Players]]:
+        """Bind the masker to a batch.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images (N, C, H, W) or (N, H, W, C), as ``layout`` says; with ``layout=None``
+            any batch (N, ...) whose elements play one by one.
+        patch : (int, int), optional
+            Patch size of a vision transformer, used when the masker names no players.
+        """
+        players = self._players_of_batch(x, layout, patch)
+        shared = len(players) == 1
+        labels = torch.from_numpy(np.stack([p.labels for p in players]))
+        if layout is not None:
+            labels = labels.unsqueeze(1 if layout == "NCHW" else -1)
+        backgrounds = self._backgrounds(x, layout)
+        everyone = players * len(x) if shared else players
+        bound = CoalitionInputs((x,), (backgrounds,), (labels,), tuple(p.n for p in everyone))
+        return bound, everyone
+
+    def _players_of_batch(
+        self, x: Tensor, layout: Layout | None, patch: tuple[int, int] | None
+    ) -> list[Players]:
+        """One entry for each example, or a single one that all share."""
+        if layout is None:
+            if self.players is None:
+                labels = np.arange(x[0].numel(), dtype=np.int64).reshape(x.shape[1:])
+                return [Players(labels, tuple(f"feature {i}" for i in range(labels.size)))]
+            mask = np.asarray(self.players)
+            return [mask_players(mask, tuple(x.shape[1:]))]
+        if isinstance(self.players, np.ndarray | Tensor) and self.players.ndim == 3:
+            masks = np.asarray(self.players)
+            if len(masks) not in (1, len(x)):
+                raise bad(
+                    "players", f"{len(masks)} masks for {len(x)} images", "one mask, or one each"
+                )
+            specs: Sequence[PlayersSpec] = list(masks)
+        elif callable(self.players):
+            specs = [self.players] * len(x)
+        else:
+            specs = [self.players]
+        images = x.detach().cpu()
+        images = images.permute(0, 2, 3, 1) if layout == "NCHW" else images
+        return [resolve_players(s, images[i].numpy(), patch) for i, s in enumerate(specs)]
+
+    def _backgrounds(self, x: Tensor, layout: Layout | None) -> Tensor:
+        """All backgrounds, (S, N or 1, ...), in the dtype and on the device of ``x``."""
+        spec = self.background
+        if isinstance(spec, np.ndarray | Tensor) and spec.ndim == x.dim() and len(spec) != 1:
+            spec = list(spec)  # images stacked along a new first axis are a set
+        specs = spec if isinstance(spec, list) else [spec]
+        if not specs:
+            raise bad("background", "an empty list", "at least one background", _BACKGROUNDS)
+        each = [self._background(s, x, layout, i) for i, s in enumerate(specs)]
+        n = max(len(b) for b in each)
+        return torch.stack([b.expand(n, *x.shape[1:]) for b in each])
+
+    def _background(self, spec: Any, x: Tensor, layout: Layout | None, index: int) -> Tensor:
+        channel = {None: None, "NCHW": 1, "NHWC": x.dim() - 1}[layout]
+        if isinstance(spec, str):
+            if layout is None or channel is None:
+                raise bad(
+                    "background", repr(spec), "a number or an array for inputs that are not images"
+                )
+            made = _generated_background(
+                spec, x.detach().double().cpu(), channel, self.seed + index
+            )
+        else:
+            try:
+                made = torch.as_tensor(np.asarray(spec, dtype=np.float64))
+            except (TypeError, ValueError):
+                raise bad("background", repr(spec), "numbers", _BACKGROUNDS) from None
+            if made.dim() == x.dim() and len(made) == 1:
+                made = made[0]
+            if made.dim() == 1 and channel is not None:
+                if len(made) not in (1, x.shape[channel]):
+                    raise bad(
+                        "background",
+                        f"a colour of {len(made)} channels",
+                        f"{x.shape[channel]} channels like the image",
+                        _BACKGROUNDS,
+                    )
+                made = made.reshape([-1 if d == channel else 1 for d in range(1, x.dim())])
+            elif made.dim() and made.shape != x.shape[1:]:
+                raise bad(
+                    "background",
+                    f"an array of shape {tuple(made.shape)}",
+                    f"the shape of one input, {tuple(x.shape[1:])}",
+                    _BACKGROUNDS,
+                )
+            if not torch.isfinite(made).all():
+                raise bad("background", "NaN or infinite numbers", "finite numbers")
+            made = made.expand(1, *x.shape[1:])
+        if not x.is_floating_point():
+            made = made.round()
+        return made.to(device=x.device, dtype=x.dtype)
+
+    # ----- shap's masker protocol --------------------------------------------------------
+
+    def _one(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
+        # shap calls with the same row again and again: the last one is remembered.
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, *self._bind(x))
+        return self._last[1:]
+
+    def _bind(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
+        batch = (x.detach() if isinstance(x, Tensor) else torch.tensor(np.asarray(x)))[None]
+        if isinstance(self.players, np.ndarray | Tensor) and self.players.ndim == 3:
+            raise PatchShapError(
+                "players: one mask for each image of a batch does not say which image this is; "
+                "give one mask (H, W) or a function of the image when shap drives the masker."
+            )
+        layout = None
+        if batch.dim() == 4:
+            layout = layout_of(batch if isinstance(x, Tensor) else batch.numpy(), self.layout)
+        bound, players = self.prepare(batch, layout)
+        return bound, players[0]
+
+    def __call__(self, mask: Any, x: NDArray[Any] | Tensor) -> tuple[NDArray[Any], ...]:
+        """Masked copies of one image, one for each background, as shap's maskers give them.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (n,); or True or False for all players
+        x : ndarray or Tensor, one image without batch axis
+
+        Returns
+        -------
+        tuple of one ndarray of shape (S, *x.shape)
+        """
+        bound, players = self._one(x)
+        coalition = np.broadcast_to(np.asarray(mask, dtype=bool), (players.n,))
+        s = bound.n_backgrounds
+        rows = bound.rows(
+            torch.zeros(s, dtype=torch.long),
+            torch.from_numpy(coalition.copy()).expand(s, -1),
+            torch.arange(s),
+        )
+        return (rows[0].cpu().numpy(),)
+
+    def shape(self, x: NDArray[Any] | Tensor) -> tuple[int, int]:
+        """(number of backgrounds, number of players) for the image ``x``."""
+        bound, players = self._one(x)
+        return bound.n_backgrounds, players.n
+
+    def mask_shapes(self, x: NDArray[Any] | Tensor) -> list[tuple[int, ...]]:
+        """Shape of the mask for the image ``x``: one entry per player."""
+        return [(self._one(x)[1].n,)]
+
+    def feature_names(self, x: NDArray[Any] | Tensor) -> list[list[str]]:
+        """Names of the players of the image ``x``."""
+        return [list(self._one(x)[1].names)]
+
+    def data_transform(self, x: NDArray[Any] | Tensor) -> list[NDArray[np.float64]]:
+        """Mean intensity of each player, which shap's plots show beside its value."""
+        players = self._one(x)[1]
+        return [player_means(np.asarray(x), players)]
+
+    def _ward(self, x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
+        labels = self._one(x)[1].labels
+        position = np.indices(labels.shape).reshape(labels.ndim, -1)
+        count = np.bincount(labels.ravel())
+        centre = [np.bincount(labels.ravel(), weights=p) / count for p in position]
+        return np.asarray(linkage(np.stack(centre, axis=1), "ward"))
+
+    # ----- for Captum's own methods ------------------------------------------------------
+
+    def feature_mask(self, x: Tensor) -> Tensor:
+        """Players as Captum's ``feature_mask``.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, C, H, W) or (N, ...)
+
+        Returns
+        -------
+        Tensor of int64
+            (1 or N, 1, H, W) for images, (1, ...) else; broadcasts against ``x``.
+        """
+        layout = layout_of(x, self.layout) if x.dim() == 4 else None
+        return self.prepare(x, layout)[0].labels[0].to(x.device)
+
+    def baselines(self, x: Tensor) -> Tensor:
+        """The background as Captum's ``baselines``, (1 or N, ...)."""
+        layout = layout_of(x, self.layout) if x.dim() == 4 else None
+        backgrounds = self._backgrounds(x, layout)
+        if len(backgrounds) > 1:
+            raise PatchShapError(
+                f"baselines: Captum takes one baseline, this masker has {len(backgrounds)} "
+                "backgrounds; average Captum's attributions over maskers with one each."
+            )
+        return backgrounds[0]
+
+    # ----- shap's serialization ----------------------------------------------------------
+
+    def save(self, out_file: Any) -> None:
+        """Write the masker to a binary stream, as shap's maskers do."""
+        super().save(out_file)
+        with Serializer(out_file, "xai_patchshap.PatchMasker", version=0) as s:
+            for name, value in self._arguments().items():
+                s.save(name, value)
+
+    @classmethod
+    def load(cls, in_file: Any, instantiate: bool = True) -> Any:
+        """Read a masker back from a binary stream."""
+        if instantiate:
+            return cls._instantiated_load(in_file)
+        kwargs = super().load(in_file, instantiate=False)
+        with Deserializer(in_file, "xai_patchshap.PatchMasker", min_version=0, max_version=0) as s:
+            for name in ("players", "background", "layout", "clustering", "seed"):
+                kwargs[name] = s.load(name)
+        return kwargs
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "players": self.players,
+            "background": self.background,
+            "layout": self.layout,
+            "clustering": self._input_clustering,
+            "seed": self.seed,
+        }
+
+
+def player_means(image: NDArray[Any], players: Players) -> NDArray[np.float64]:
+    """Mean of an input's elements over each player, shape (n,)."""
+    labels = players.labels
+    if image.ndim > labels.ndim:
+        # Whichever axis is not in the label map is the channel.
+        axis = -1 if image.shape[: labels.ndim] == labels.shape else 0
+        image = image.mean(axis=axis)
+    total = np.bincount(labels.ravel(), weights=image.astype(np.float64).ravel())
+    return np.asarray(total / np.bincount(labels.ravel()))
+
+
+def _generated_background(spec: str, x: Tensor, channel: int, seed: int) -> Tensor:
+    """'mean', 'blur', 'blur:SIGMA' or 'noise' of each image of a float64 batch."""
+    space = tuple(d for d in range(1, 4) if d != channel)
+    name, _, argument = spec.partition(":")
+    if name == "mean" and not argument:
+        return x.mean(dim=space, keepdim=True).expand_as(x)
+    if name == "blur":
+        try:
+            sigma = float(argument) if argument else min(x.shape[d] for d in space) / 10
+        except ValueError:
+            sigma = -1.0
+        if sigma <= 0:
+            raise bad("background", repr(spec), "'blur:SIGMA' with a positive number of pixels")
+        sigmas = tuple(sigma if d in space else 0.0 for d in range(4))
+        return torch.from_numpy(gaussian_filter(x.numpy(), sigmas, mode="nearest"))
+    if name == "noise" and not argument:
+        rng = torch.Generator().manual_seed(seed)
+        # The same noise for every image, so that an image does not depend on its batch.
+        noise = torch.randn(x.shape[1:], generator=rng, dtype=x.dtype)
+        return x.mean(dim=space, keepdim=True) + x.std(dim=space, keepdim=True) * noise
+    raise bad("background", repr(spec), "'mean', 'blur', 'blur:SIGMA' or 'noise'", _BACKGROUNDS)
