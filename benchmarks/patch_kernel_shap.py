@@ -14,13 +14,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import captum
 import numpy as np
 import shap
 import shapiq
@@ -43,6 +42,7 @@ REFERENCE_RUN = 8192  # evaluations of one of the runs that the reference averag
 REFERENCE_SEED = 1000
 CLASSES, REPEATS = 10, 7
 OURS = "PatchKernelShap"
+MODEL_ALONE = "model alone, one batch"
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -98,15 +98,10 @@ class Problem:
 
     def value(self, coalitions: NDArray[Any]) -> Floats:
         """Characteristic function; masked images exist one batch at a time."""
-        return np.concatenate([self.predict(self._masked(b)) for b in _batches(coalitions)])
-
-    def _masked(self, coalitions: NDArray[Any]) -> Tensor:
-        shown = torch.from_numpy(np.asarray(coalitions, dtype=bool))[:, self.labels[0, 0]]
-        return torch.where(shown[:, None], self.image, self.background)
-
-
-def _batches(rows: NDArray[Any]) -> Iterable[NDArray[Any]]:
-    return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+        shown = torch.from_numpy(np.asarray(coalitions, dtype=bool)).split(BATCH)
+        masks = (batch[:, self.labels[0, 0]][:, None] for batch in shown)
+        values = [self.predict(torch.where(m, self.image, self.background)) for m in masks]
+        return np.concatenate(values)
 
 
 # ----- the methods: (problem, budget, seed) -> one value per player -----------------------
@@ -242,15 +237,14 @@ def measure_round(
 
 def measure_classes(p: Problem, budget: int) -> Row:
     """Seconds of our method for ten outputs over those for one, in pairs."""
-    choices = {"one": p.ranking[:1], "many": p.ranking[:CLASSES]}
-    seconds = defaultdict(list)
+    ratios = []
     for repeat in range(REPEATS):
-        for name in sorted(choices, reverse=bool(repeat % 2)):
-            _, row = measure(p, lambda k=name: patch_kernel_shap(p, budget, 0, choices[k]))
-            seconds[name].append(row["seconds"])
-    ratios = np.divide(seconds["many"], seconds["one"])
-    return {"budget": budget, "classes": CLASSES, "ratios": ratios.tolist(),
-            "median_ratio": float(np.median(ratios))}  # fmt: skip
+        seconds = {}
+        for k in (1, CLASSES) if repeat % 2 else (CLASSES, 1):
+            row = measure(p, lambda k=k: patch_kernel_shap(p, budget, 0, p.ranking[:k]))[1]
+            seconds[k] = row["seconds"]
+        ratios.append(seconds[CLASSES] / seconds[1])
+    return {"classes": CLASSES, "ratios": ratios, "median_ratio": float(np.median(ratios))}
 
 
 def memory_of(method: str, p: Problem, budget: int) -> None:
@@ -259,13 +253,16 @@ def memory_of(method: str, p: Problem, budget: int) -> None:
     Not ``ru_maxrss``: on Linux a process inherits it from the one that started it.
     """
 
-    def kib(field: str) -> int:
+    def mib(field: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1])
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
-    before = kib("VmRSS")
-    METHODS[method](p, budget, 0)
-    print((kib("VmHWM") - before) / 1024)
+    before = mib("VmRSS")
+    if method == MODEL_ALONE:
+        p.predict(p.image.repeat(BATCH, 1, 1, 1))
+    else:
+        METHODS[method](p, budget, 0)
+    print(mib("VmHWM") - before)
 
 
 def measure_memory(method: str, args: argparse.Namespace) -> float:
@@ -279,15 +276,16 @@ def measure_memory(method: str, args: argparse.Namespace) -> float:
 
 
 def head(args: argparse.Namespace) -> Row:
-    """What two results must have in common before one may continue the other."""
-    libraries = (np, torch, captum, shap, shapiq, timm, xai_patchshap)
-    versions = {m.__name__: str(m.__version__) for m in libraries}
+    """Describe what two results must share before one may continue the other."""
+    peers = ("numpy", "torch", "captum", "shap", "shapiq", "timm")
+    versions = {name: version(name) for name in peers}
+    versions |= {"python": platform.python_version(), "xai_patchshap": xai_patchshap.__version__}
     return {
         "environment": {
             "cpus": os.cpu_count(),
             "machine": platform.machine(),
             "torch_threads": torch.get_num_threads(),
-            "versions": versions | {"python": platform.python_version()},
+            "versions": versions,
         },
         "settings": {
             "background": "mean colour",
@@ -300,44 +298,42 @@ def head(args: argparse.Namespace) -> Row:
     }
 
 
+def column(rows: list[Row], name: str) -> Floats:
+    return np.array([row[name] for row in rows])
+
+
 def summarise(runs: list[Row], references: dict[str, Row]) -> list[Row]:
     """One row for each budget and method; ratios are against ours, pairs are of one round."""
-
-    def key(r: Row) -> tuple[Any, ...]:
-        return r["budget"], r["photograph"], r["seed"]
-
-    ours = {key(r): r for r in runs if r["method"] == OURS}
-    groups = defaultdict(list)
-    for r in runs:
-        groups[r["budget"], list(METHODS).index(r["method"])].append(r)
+    index = {(r["method"], r["budget"], r["photograph"], r["seed"]): r for r in runs}
     rows = []
-    for (budget, index), group in sorted(groups.items()):
-        own = groups[budget, 0]
-        seconds, nmse = (np.array([r[k] for r in group]) for k in ("seconds", "nmse"))
-        paired = [ours[key(r)] for r in group]
-        own_nmse = np.mean([r["nmse"] for r in own])
+    for budget, method in itertools.product(sorted({r["budget"] for r in runs}), METHODS):
+        keys = [k for k in index if k[:2] == (method, budget)]
+        if not keys:
+            continue
+        group, paired = [index[k] for k in keys], [index[OURS, *k[1:]] for k in keys]
+        ours = [r for k, r in index.items() if k[:2] == (OURS, budget)]
+        nmse, seconds = column(group, "nmse"), column(group, "seconds")
         floor = np.mean([references[r["photograph"]]["own_nmse"] for r in group])
-        rows.append(
-            {
-                "method": list(METHODS)[index],
-                "budget": budget,
-                "runs": len(group),
-                "evaluations": np.median([r["evaluations"] for r in group]),
-                "nmse": nmse.mean(),
-                "nmse_ratio": nmse.mean() / own_nmse,
-                "nmse_paired_ratio": np.median(nmse / [r["nmse"] for r in paired]),
-                "reference_share_of_nmse": floor / nmse.mean(),
-                "seconds": np.median(seconds),
-                "seconds_ratio": np.median(seconds) / np.median([r["seconds"] for r in own]),
-                "seconds_paired_ratio": np.median(seconds / [r["seconds"] for r in paired]),
-                "outside_model": np.median(1 - [r["model_seconds"] for r in group] / seconds),
-            }
-        )
+        row = {
+            "method": method,
+            "budget": budget,
+            "runs": len(group),
+            "evaluations": np.median(column(group, "evaluations")),
+            "nmse": nmse.mean(),
+            "nmse_ratio": nmse.mean() / column(ours, "nmse").mean(),
+            "nmse_paired_ratio": np.median(nmse / column(paired, "nmse")),
+            "reference_share_of_nmse": floor / nmse.mean(),
+            "seconds": np.median(seconds),
+            "seconds_ratio": np.median(seconds) / np.median(column(ours, "seconds")),
+            "seconds_paired_ratio": np.median(seconds / column(paired, "seconds")),
+            "outside_model": np.median(1 - column(group, "model_seconds") / seconds),
+        }
+        rows.append(row)
     return rows
 
 
 def rounded(value: Any) -> Any:
-    """The same with four significant digits, so that files of two runs compare well."""
+    """Keep four significant digits, so that the files of two runs compare well."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -358,23 +354,27 @@ def save(result: Row, path: Path) -> None:
     partial.replace(path)
 
 
-COLUMNS = {
-    "method": "28", "budget": "6", "evaluations": "11.0f", "nmse": "9.4f", "nmse_ratio": "10.2f",
-    "seconds": "8.2f", "seconds_ratio": "13.2f", "seconds_paired_ratio": "20.2f",
-    "outside_model": "13.1%", "reference_share_of_nmse": "23.1%",
-}  # fmt: skip
+COLUMNS = (  # heading, entry of the summary, format
+    ("method", "method", ""), ("budget", "budget", ""), ("evals", "evaluations", ".0f"),
+    ("nMSE", "nmse", ".4f"), ("x ours", "nmse_ratio", ".2f"),
+    ("paired", "nmse_paired_ratio", ".2f"), ("reference", "reference_share_of_nmse", ".1%"),
+    ("seconds", "seconds", ".2f"), ("x ours", "seconds_ratio", ".2f"),
+    ("paired", "seconds_paired_ratio", ".2f"), ("outside model", "outside_model", ".1%"),
+)  # fmt: skip
 
 
 def show(result: Row) -> None:
-    width = {name: int(form.split(".")[0].rstrip("%")) for name, form in COLUMNS.items()}
-    print(" ".join(f"{n:{'<' if n == 'method' else '>'}{w}}" for n, w in width.items()))
-    for row in result["summary"]:
-        print(" ".join(f"{row[name]:{form}}" for name, form in COLUMNS.items()))
+    table = [[title for title, _, _ in COLUMNS]]
+    table += [[f"{row[name]:{form}}" for _, name, form in COLUMNS] for row in result["summary"]]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    print("reference: share of the nMSE that is the reference's own error")
     print("PartitionExplainer computes Owen values: its nMSE does not go to zero.")
+    print(f"At {result['settings']['probe_budget']} evaluations:")
     for method, mib in result["memory_mib"].items():
-        print(f"peak memory above the loaded model: {mib:7.1f} MiB  {method}")
-    if classes := result["classes"]:
-        print(f"{classes['classes']} classes cost {classes['median_ratio']:.3f} times one class")
+        print(f"  peak memory above the loaded model {mib:7.1f} MiB  {method}")
+    print(f"  {CLASSES} classes take {result['classes']['median_ratio']:.3f} times as long as one")
 
 
 # ----- command line -----------------------------------------------------------------------
@@ -396,7 +396,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=HERE / "cache", help="of the references")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "patch_kernel_shap.json")
     parser.add_argument("--resume", action="store_true", help="continue what --out holds")
-    parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=[MODEL_ALONE, *METHODS], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if unknown := set(args.methods) - set(METHODS):
         parser.error(f"unknown methods {sorted(unknown)}; there are {', '.join(METHODS)}")
@@ -405,20 +405,32 @@ def arguments() -> argparse.Namespace:
 
 
 def started(args: argparse.Namespace) -> Row:
-    """An empty result, or the one to continue."""
+    """Return an empty result, or the one to continue."""
     fresh = head(args)
     if not (args.resume and args.out.exists()):
-        return fresh | {
-            "runs": [],
-            "summary": [],
-            "references": {},
-            "memory_mib": {},
-            "classes": {},
-        }
+        empty: Row = {"runs": [], "summary": [], "references": {}, "memory_mib": {}, "classes": {}}
+        return fresh | empty
     result: Row = json.loads(args.out.read_text())
     if any(result[k] != fresh[k] for k in fresh):
         sys.exit("--resume: the results come from another environment or other settings")
     return result
+
+
+def complete_round(
+    result: Row, p: Problem, ref: Reference, wanted: set[str], budget: int, seed: int, turn: int
+) -> bool:
+    """Measure a round unless the result has it; times are compared within whole rounds only."""
+    key = {"photograph": p.name, "budget": budget, "seed": seed}
+    found = [r for r in result["runs"] if key.items() <= r.items()]
+    have = {r["method"] for r in found}
+    if wanted <= have:
+        return False
+    methods = [m for m in METHODS if m in wanted | have]
+    rows = measure_round(p, ref, methods, budget, seed, turn)
+    result["runs"] = [r for r in result["runs"] if r not in found] + rows
+    result["summary"] = summarise(result["runs"], result["references"])
+    print(f"{p.name}, budget {budget}, seed {seed}: done", flush=True)
+    return True
 
 
 def main() -> None:
@@ -429,32 +441,20 @@ def main() -> None:
         memory_of(args.memory_of, problems[0], args.probe_budget)
         return
     result = started(args)
-    for name in args.methods if sys.platform == "linux" else []:
+    for name in (MODEL_ALONE, *args.methods) if sys.platform == "linux" else ():
         if name not in result["memory_mib"]:
             result["memory_mib"][name] = measure_memory(name, args)
     references = {p.name: reference(p, args.reference_evals, args.cache) for p in problems}
     for p in problems:
-        result["references"][p.name] = {
-            "class": p.target,
-            "own_nmse": references[p.name].own_nmse,
-        }
+        own = references[p.name].own_nmse
+        result["references"][p.name] = {"class": p.target, "own_nmse": own}
     for name in args.methods:
         METHODS[name](problems[0], 4 * BATCH, 0)  # warms up the model and compiled code
     rounds = itertools.product(range(args.seeds), problems, args.budgets)
     for turn, (seed, p, budget) in enumerate(rounds):
-        key = {"photograph": p.name, "budget": budget, "seed": seed}
-        found = [r for r in result["runs"] if key.items() <= r.items()]
-        found_methods = {r["method"] for r in found}
         wanted = {m for m in args.methods if seed == 0 or m not in DETERMINISTIC}
-        if wanted <= found_methods:
-            continue
-        # Times are compared within a round, so an incomplete one is measured again.
-        methods = [m for m in METHODS if m in wanted | found_methods]
-        rows = measure_round(p, references[p.name], methods, budget, seed, turn)
-        result["runs"] = [r for r in result["runs"] if r not in found] + rows
-        result["summary"] = summarise(result["runs"], result["references"])
-        save(result, args.out)
-        print(f"{p.name}, budget {budget}, seed {seed}: done", flush=True)
+        if complete_round(result, p, references[p.name], wanted, budget, seed, turn):
+            save(result, args.out)
     if not result["classes"]:
         result["classes"] = measure_classes(problems[0], args.probe_budget)
     save(result, args.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from . import __version__
 from .errors import PatchShapError, bad
 from .explainers import PatchExplainer, PatchKernelShap
 from .masking import PatchMasker
-from .models import DEMO_MODEL, NamedModel, load_model
+from .named_models import DEMO_MODEL, NamedModel, load_model
 from .plots import attribution_maps
 
 __all__ = ["main"]
@@ -141,12 +142,10 @@ def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) 
     if arguments.size is not None:
         if arguments.size < 1:
             raise bad("--size", arguments.size, "a positive number of pixels")
-        named = NamedModel(
-            named.model, named.name, (arguments.size,) * 2, named.crop, named.class_names
-        )
+        named = replace(named, size=(arguments.size, arguments.size))
     if arguments.device is not None:
         if not isinstance(named.model, torch.nn.Module):
-            raise bad("--device", arguments.device, "none for a model that is a function")
+            raise bad("--device", repr(arguments.device), "none for a model that is a function")
         named.model.to(arguments.device)
     masker = PatchMasker(arguments.players, _background(arguments.background))
     options = {} if arguments.tolerance is None else {"tolerance": arguments.tolerance}
@@ -182,7 +181,7 @@ def _explain_one(
     names = [_class_name(named, c) for c in classes]
     print(f"{name}: {named.name}, {x.shape[2]} x {x.shape[3]} pixels")
     for c, class_name in zip(classes, names, strict=True):
-        print(f"  {class_name:<32} {arguments.scale} {scores[c]:.4f}")
+        print(f"  {class_name:<32} {named.scale} {scores[c]:.4f}")
     single = len(scores) == 1
     explanation = explainer.explain_players(
         x,
@@ -210,15 +209,15 @@ def _explain_one(
                 f"{estimate.values[player, k]:+.4f} +- {estimate.error_std[player, k]:.4f}"
             )
     labels = explainer.masker.prepare(x, "NCHW", explainer.model_patch_size)[1][0].labels
-    picture = {
+    picture: dict[str, Any] = {
         "photo": (named.prepare(image, zoom=2).permute(1, 2, 0).numpy() * 255).astype(np.uint8),
         "labels": labels,
         "values": estimate.values,
         "titles": [
-            f"{n}\n{arguments.scale} {scores[c]:.3f}" for n, c in zip(names, classes, strict=True)
+            f"{n}\n{named.scale} {scores[c]:.3f}" for n, c in zip(names, classes, strict=True)
         ],
         "photo_title": name,
-        "label": f"Shapley value ({arguments.scale})",
+        "label": f"Shapley value ({named.scale})",
     }
     figure = attribution_maps(**picture)
     figure.savefig(arguments.out / f"{name}.png", dpi=150)

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import shap
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
-from scipy.ndimage import gaussian_filter
 from shap._serializable import Deserializer, Serializer
 from torch import Tensor
 
+from .backgrounds import Layout, background_tensor
 from .errors import PatchShapError, bad
 from .players import Players, PlayersSpec, mask_players, resolve_players
 
-__all__ = ["CoalitionInputs", "Layout", "PatchMasker", "layout_of"]
-
-Layout: TypeAlias = Literal["NCHW", "NHWC"]
+__all__ = ["CoalitionInputs", "PatchMasker", "layout_of", "player_means"]
 
 _CHANNELS = (1, 3, 4)
-_BACKGROUNDS = (
-    "A background can be a number, a tuple with one number per channel, 'mean', 'blur', "
-    "'blur:SIGMA', 'noise', an image of the input's own shape, or a list of these, whose "
-    "values are averaged."
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def layout_of(x: NDArray[Any] | Tensor, layout: Layout | Literal["auto"] = "auto
     )
 
 
-class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
+class PatchMasker(shap.maskers.Masker):
     """Hide patches, superpixels or any groups of pixels behind a background.
 
     The masker is shared by all explainers of this package, and it is a shap masker: shap's
@@ -223,7 +216,7 @@ class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
         labels = torch.from_numpy(np.stack([p.labels for p in players]))
         if layout is not None:
             labels = labels.unsqueeze(1 if layout == "NCHW" else -1)
-        backgrounds = self._backgrounds(x, layout)
+        backgrounds = background_tensor(self.background, x, layout, self.seed)
         everyone = players * len(x) if shared else players
         bound = CoalitionInputs((x,), (backgrounds,), (labels,), tuple(p.n for p in everyone))
         return bound, everyone
@@ -236,10 +229,10 @@ class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
             if self.players is None:
                 labels = np.arange(x[0].numel(), dtype=np.int64).reshape(x.shape[1:])
                 return [Players(labels, tuple(f"feature {i}" for i in range(labels.size)))]
-            mask = np.asarray(self.players)
+            mask = as_array(self.players)
             return [mask_players(mask, tuple(x.shape[1:]))]
         if isinstance(self.players, np.ndarray | Tensor) and self.players.ndim == 3:
-            masks = np.asarray(self.players)
+            masks = as_array(self.players)
             if len(masks) not in (1, len(x)):
                 raise bad(
                     "players", f"{len(masks)} masks for {len(x)} images", "one mask, or one each"
@@ -248,62 +241,11 @@ class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
         elif callable(self.players):
             specs = [self.players] * len(x)
         else:
-            specs = [self.players]
+            given = self.players
+            specs = [as_array(given) if isinstance(given, Tensor) else given]
         images = x.detach().cpu()
         images = images.permute(0, 2, 3, 1) if layout == "NCHW" else images
         return [resolve_players(s, images[i].numpy(), patch) for i, s in enumerate(specs)]
-
-    def _backgrounds(self, x: Tensor, layout: Layout | None) -> Tensor:
-        """All backgrounds, (S, N or 1, ...), in the dtype and on the device of ``x``."""
-        spec = self.background
-        if isinstance(spec, np.ndarray | Tensor) and spec.ndim == x.dim() and len(spec) != 1:
-            spec = list(spec)  # images stacked along a new first axis are a set
-        specs = spec if isinstance(spec, list) else [spec]
-        if not specs:
-            raise bad("background", "an empty list", "at least one background", _BACKGROUNDS)
-        each = [self._background(s, x, layout, i) for i, s in enumerate(specs)]
-        n = max(len(b) for b in each)
-        return torch.stack([b.expand(n, *x.shape[1:]) for b in each])
-
-    def _background(self, spec: Any, x: Tensor, layout: Layout | None, index: int) -> Tensor:
-        channel = {None: None, "NCHW": 1, "NHWC": x.dim() - 1}[layout]
-        if isinstance(spec, str):
-            if layout is None or channel is None:
-                raise bad(
-                    "background", repr(spec), "a number or an array for inputs that are not images"
-                )
-            made = _generated_background(
-                spec, x.detach().double().cpu(), channel, self.seed + index
-            )
-        else:
-            try:
-                made = torch.as_tensor(np.asarray(spec, dtype=np.float64))
-            except (TypeError, ValueError):
-                raise bad("background", repr(spec), "numbers", _BACKGROUNDS) from None
-            if made.dim() == x.dim() and len(made) == 1:
-                made = made[0]
-            if made.dim() == 1 and channel is not None:
-                if len(made) not in (1, x.shape[channel]):
-                    raise bad(
-                        "background",
-                        f"a colour of {len(made)} channels",
-                        f"{x.shape[channel]} channels like the image",
-                        _BACKGROUNDS,
-                    )
-                made = made.reshape([-1 if d == channel else 1 for d in range(1, x.dim())])
-            elif made.dim() and made.shape != x.shape[1:]:
-                raise bad(
-                    "background",
-                    f"an array of shape {tuple(made.shape)}",
-                    f"the shape of one input, {tuple(x.shape[1:])}",
-                    _BACKGROUNDS,
-                )
-            if not torch.isfinite(made).all():
-                raise bad("background", "NaN or infinite numbers", "finite numbers")
-            made = made.expand(1, *x.shape[1:])
-        if not x.is_floating_point():
-            made = made.round()
-        return made.to(device=x.device, dtype=x.dtype)
 
     # ----- shap's masker protocol --------------------------------------------------------
 
@@ -364,7 +306,7 @@ class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
     def data_transform(self, x: NDArray[Any] | Tensor) -> list[NDArray[np.float64]]:
         """Mean intensity of each player, which shap's plots show beside its value."""
         players = self._one(x)[1]
-        return [player_means(np.asarray(x), players)]
+        return [player_means(as_array(x), players)]
 
     def _ward(self, x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
         labels = self._one(x)[1].labels
@@ -393,7 +335,7 @@ class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
     def baselines(self, x: Tensor) -> Tensor:
         """The background as Captum's ``baselines``, (1 or N, ...)."""
         layout = layout_of(x, self.layout) if x.dim() == 4 else None
-        backgrounds = self._backgrounds(x, layout)
+        backgrounds = background_tensor(self.background, x, layout, self.seed)
         if len(backgrounds) > 1:
             raise PatchShapError(
                 f"baselines: Captum takes one baseline, this masker has {len(backgrounds)} "
@@ -431,6 +373,11 @@ class PatchMasker(shap.maskers.Masker):  # type: ignore[misc]
         }
 
 
+def as_array(x: Any) -> NDArray[Any]:
+    """A tensor or anything like an array as an array, without a copy where that can be."""
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
 def player_means(image: NDArray[Any], players: Players) -> NDArray[np.float64]:
     """Mean of an input's elements over each player, shape (n,)."""
     labels = players.labels
@@ -440,26 +387,3 @@ def player_means(image: NDArray[Any], players: Players) -> NDArray[np.float64]:
         image = image.mean(axis=axis)
     total = np.bincount(labels.ravel(), weights=image.astype(np.float64).ravel())
     return np.asarray(total / np.bincount(labels.ravel()))
-
-
-def _generated_background(spec: str, x: Tensor, channel: int, seed: int) -> Tensor:
-    """'mean', 'blur', 'blur:SIGMA' or 'noise' of each image of a float64 batch."""
-    space = tuple(d for d in range(1, 4) if d != channel)
-    name, _, argument = spec.partition(":")
-    if name == "mean" and not argument:
-        return x.mean(dim=space, keepdim=True).expand_as(x)
-    if name == "blur":
-        try:
-            sigma = float(argument) if argument else min(x.shape[d] for d in space) / 10
-        except ValueError:
-            sigma = -1.0
-        if sigma <= 0:
-            raise bad("background", repr(spec), "'blur:SIGMA' with a positive number of pixels")
-        sigmas = tuple(sigma if d in space else 0.0 for d in range(4))
-        return torch.from_numpy(gaussian_filter(x.numpy(), sigmas, mode="nearest"))
-    if name == "noise" and not argument:
-        rng = torch.Generator().manual_seed(seed)
-        # The same noise for every image, so that an image does not depend on its batch.
-        noise = torch.randn(x.shape[1:], generator=rng, dtype=x.dtype)
-        return x.mean(dim=space, keepdim=True) + x.std(dim=space, keepdim=True) * noise
-    raise bad("background", repr(spec), "'mean', 'blur', 'blur:SIGMA' or 'noise'", _BACKGROUNDS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
@@ -95,6 +96,7 @@ def attribution_maps(
         figsize=(side * n_panels * max(width / height, 0.6) + 0.9, side + 0.75),
         layout="constrained",
     )
+    FigureCanvasAgg(figure)  # not pyplot: nothing to close, no window
     panels: list[Any] = list(figure.subplots(1, n_panels, squeeze=False)[0])
     panels[0].imshow(np.clip(shown, 0, 1), extent=extent, cmap="gray")
     panels[0].set_title(photo_title, fontsize=11)

@@ -30,13 +30,22 @@ from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError
 mpl.use("Agg")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    # The models are tiny: threads would only wait for each other.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(1234)
 
 
-def attribute(model, inputs, **kwargs):
-    return PatchKernelShap(model).attribute(inputs, **kwargs)
+def attribute(model, *args, **kwargs):
+    return PatchKernelShap(model).attribute(*args, **kwargs)
 
 
 def assert_close(actual, expected, atol=1e-3, rtol=0.0):
@@ -239,7 +248,7 @@ GAMES = {
 }
 
 
-# ----- Captum's own games ----------------------------------------------------------------
+# ----- Captum's own games -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("per_eval", [1, 2, 3])
@@ -341,7 +350,7 @@ def test_progress_ends_at_100_percent(capsys, per_eval, n_samples):
     assert capsys.readouterr() == ("", "")
 
 
-# ----- Captum's target tests ---------------------------------------------------------------
+# ----- Captum's target tests --------------------------------------------------------------
 
 
 TARGET_CONFIGS = [
@@ -447,7 +456,7 @@ def test_no_target_for_a_single_output(axes):
     assert_close(attribute(model, TWO, n_samples=8), expected, atol=0)
 
 
-# ----- masks, baselines, additional arguments ----------------------------------------------
+# ----- masks, baselines, additional arguments ---------------------------------------------
 
 
 @pytest.mark.parametrize("lowest", [1, 7])
@@ -562,7 +571,7 @@ def test_group_values_are_repeated_and_not_spread():
     assert_close(attributions, expected, atol=1e-5)
 
 
-# ----- budget and batches ------------------------------------------------------------------
+# ----- budget and batches -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_samples", [2, 3, 10, 31, 64, 200])
@@ -596,7 +605,7 @@ def test_perturbations_per_eval_changes_no_number(per_eval):
     assert_close(many, one, atol=1e-4)
 
 
-# ----- inside Captum's tools -----------------------------------------------------------------
+# ----- inside Captum's tools --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nt_samples_batch_size", [None, 2])
@@ -652,11 +661,11 @@ def test_infidelity_of_the_spread_form_is_zero_on_a_linear_model():
         return torch.where(where, baselines, inputs)
 
     attributions = attribute(
-        model, x, baseline, target=1, feature_mask=mask, n_samples=10, perturbations_per_eval=4
+        model, x, baseline, target=1, feature_mask=mask, n_samples=16, perturbations_per_eval=4
     )
     size = torch.bincount(mask.flatten())[mask] * 3
     kwargs = {"baselines": baseline, "target": 1, "n_perturb_samples": 3}
-    assert_close(infidelity(model, hide, x, attributions / size, **kwargs), [0.0, 0.0], atol=1e-7)
+    assert infidelity(model, hide, x, attributions / size, **kwargs).max() < 1e-8
     assert infidelity(model, hide, x, attributions, **kwargs).min() > 1.0
 
 
@@ -690,13 +699,13 @@ def test_heat_map_of_captum_draws_the_attribution():
             attr, image, method=method, sign="all", show_colorbar=True, use_pyplot=False
         )
         figure.canvas.draw()
-        drawn = np.asarray(axes.images[-1].get_array())
+        drawn = np.abs(np.ma.filled(axes.images[-1].get_array(), 0.0)) > 1e-6
         assert drawn.shape == (8, 8)
-        assert np.flatnonzero(drawn.sum(axis=1)).tolist() == [0, 1, 2, 3]
-        assert np.flatnonzero(drawn.sum(axis=0)).tolist() == [4, 5, 6, 7]
+        assert np.flatnonzero(drawn.any(axis=1)).tolist() == [0, 1, 2, 3]
+        assert np.flatnonzero(drawn.any(axis=0)).tolist() == [4, 5, 6, 7]
 
 
-# ----- accuracy --------------------------------------------------------------------------------
+# ----- accuracy ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -718,18 +727,28 @@ def test_agrees_with_captum_shapley_value_sampling_on_an_additive_model():
     assert_close(attribute(model, x, b, target=1, n_samples=60), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_players", [4, 12])
+def test_linear_game_is_exact_once_the_system_has_full_rank(n_players, dtype):
+    model = nn.Linear(n_players, 1).to(dtype)
+    x = torch.randn(1, n_players, dtype=dtype)
+    attributions = attribute(model, x, n_samples=2 + 2 * n_players)
+    assert_close(attributions, model.weight.detach() * x, atol=1e-6)
+
+
 def test_sampled_values_are_closer_than_captum_kernel_shap():
     model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 1)).double()
-    x = 2 * torch.randn(2, 10, dtype=torch.double)
+    x = 2 * torch.randn(4, 10, dtype=torch.double)
     exact = attribute(model, x, n_samples=1024, perturbations_per_eval=64)
     error = {}
     for method in (PatchKernelShap, KernelShap):
-        estimate = method(model).attribute(x, n_samples=200, perturbations_per_eval=64)
-        error[method] = (estimate - exact).square().mean().sqrt().item()
+        explainer, kwargs = method(model), {"n_samples": 200, "perturbations_per_eval": 64}
+        estimates = [explainer.attribute(x[i : i + 1], **kwargs) for i in range(len(x))]
+        error[method] = (torch.cat(estimates) - exact).square().mean().sqrt().item()
     assert error[PatchKernelShap] < 0.5 * error[KernelShap]
 
 
-# ----- leaves everything as it was ----------------------------------------------------------------
+# ----- leaves everything as it was --------------------------------------------------------
 
 
 def test_inputs_that_require_gradients():
@@ -864,7 +883,7 @@ def test_model_that_caches_a_tensor_can_be_trained_afterwards():
     assert_close(x.grad, (model.linear.weight.sum(0) * model.scale)[None], atol=1e-6)
 
 
-# ----- types ------------------------------------------------------------------------------------------
+# ----- types ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -894,9 +913,7 @@ def test_float64_model_gives_float64_accuracy():
     x = torch.randn(1, 5, dtype=torch.double)
     attributions = attribute(model, x, n_samples=32)
     with torch.no_grad():
-        values = [
-            model(x * torch.tensor([s >> i & 1 for i in range(5)])).item() for s in range(32)
-        ]
+        values = [model(x * torch.tensor([s >> i & 1 for i in range(5)])).item() for s in range(32)]
     expected = [
         sum(
             math.factorial(size := s.bit_count())
@@ -921,7 +938,7 @@ def test_tuple_in_tuple_out():
     assert torch.equal(in_tuple[0], alone)
 
 
-# ----- players and maskers -----------------------------------------------------------------------------
+# ----- players and maskers ----------------------------------------------------------------
 
 
 def test_default_players_of_images_are_a_grid_of_7_by_7():
@@ -1009,7 +1026,7 @@ def test_masker_and_several_inputs():
         explainer.attribute(inputs, target=0, **kwargs)
 
 
-# ----- a member of both families ---------------------------------------------------------------------
+# ----- a member of both families ----------------------------------------------------------
 
 
 def test_is_a_captum_attribution_and_a_shap_explainer():

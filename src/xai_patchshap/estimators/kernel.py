@@ -25,7 +25,7 @@ __all__ = ["KernelShap"]
 Floats = NDArray[np.float64]
 
 _RANK_TOLERANCE = 1e-7  # singular values below this share of the largest count as zero
-_ROUNDING = 1e-10
+_ROUNDING = 2e-6  # what float32 models leave of an equality, relative to their outputs
 # Signal-to-noise ratios over which the ridge averages.
 _SIGNAL_TO_NOISE = np.logspace(-3.0, 3.0, 41)
 

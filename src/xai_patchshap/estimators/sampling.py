@@ -31,7 +31,7 @@ class PairSampler:
     Any prefix of the sequence is a valid sample, and a longer prefix contains the
     shorter ones: raising a budget continues where the smaller budget stopped. The size
     of each pair comes from a low-discrepancy (golden ratio) sequence, so every size gets
-    its share of the budget to within one pair; a size all of whose coalitions are drawn
+    its share of the budget to within a few pairs; a size all of whose coalitions are drawn
     is enumerated in full and leaves its share to the others.
 
     Parameters

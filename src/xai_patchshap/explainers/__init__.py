@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ._base import PatchExplainer, Run
+from ._base import PatchExplainer
+from ._runner import Run
 from .patch_kernel_shap import PatchKernelShap
 
 __all__ = ["PatchExplainer", "PatchKernelShap", "Run"]

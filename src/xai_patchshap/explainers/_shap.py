@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from shap.utils import OpChain
 from torch import Tensor
 
+from ..backgrounds import Layout
 from ..errors import PatchShapError, bad
 from ..estimators import Estimate
-from ..masking import Layout, layout_of, player_means
+from ..masking import as_array, layout_of, player_means
 from ..players import Players
 
 __all__ = ["Images", "Ranked", "Result"]
@@ -87,19 +88,14 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     if given.ndim == 2:
         if for_module and not tensor.is_floating_point():
             tensor = tensor.float()
-        return Images(tensor, np.array(tensor.cpu()), None, None)
+        return Images(tensor, as_array(tensor).copy(), None, None)
     axes = layout_of(given, layout)
-    data = np.array(tensor.cpu() if axes == "NHWC" else tensor.cpu().permute(0, 2, 3, 1))
+    data = as_array(tensor if axes == "NHWC" else tensor.permute(0, 2, 3, 1)).copy()
     if not for_module:
         return Images(tensor, data, axes, axes)
     if axes == "NHWC":
         tensor = tensor.permute(0, 3, 1, 2)
     return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
-
-
-def link_of(link: Callable[..., Any]) -> Callable[..., Any] | None:
-    """None for the identity, so that the game need not call it."""
-    return None if link is shap.links.identity else link
 
 
 def choose_outputs(

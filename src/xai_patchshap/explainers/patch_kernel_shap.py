@@ -115,7 +115,6 @@ class PatchKernelShap(PatchExplainer):
             raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}")
         if tolerance is not None and not tolerance > 0:
             raise bad("tolerance", tolerance, "a positive number, or None")
-        self.sampling, self.tolerance = sampling, tolerance
         super().__init__(
             model,
             masker,
@@ -127,6 +126,7 @@ class PatchKernelShap(PatchExplainer):
             linearize_link,
             algorithm,
         )
+        self.sampling, self.tolerance = sampling, tolerance
 
     @classmethod
     def get_name(cls) -> str:

@@ -1,0 +1,149 @@
+"""What both faces share: solving a game and recording what it cost."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shap
+import torch
+from numpy.typing import NDArray
+
+from ..errors import bad
+from ..estimators import Estimate
+from ..game import Game
+from ..masking import PatchMasker
+from ..models import vit_patch_size
+
+__all__ = ["Run", "Runner"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the last explanation cost and how sure it is.
+
+    Attributes
+    ----------
+    estimates : list of Estimate
+        One for each example: values, standard errors, base values per player and output.
+    evaluations : ndarray of int, shape (N,)
+        Model evaluations spent on each example.
+    seconds, model_seconds : float
+        Wall time of the whole explanation, and of the model within it.
+    interrupted : bool
+        Whether Ctrl-C ended it early.
+    """
+
+    estimates: list[Estimate]
+    evaluations: NDArray[np.int64]
+    seconds: float
+    model_seconds: float
+    interrupted: bool
+
+
+class Runner:
+    """The part of an explainer that the two faces share; a subclass supplies ``_solve``."""
+
+    model: Any
+    masker: PatchMasker
+    link: Callable[..., Any]
+    seed: int | None
+    autocast: torch.dtype | None
+    output_names: list[str] | None
+    feature_names: Any
+    last_run: Run | None
+    expected_value: Any
+
+    # Whether the user chose the masker, which then serves the Captum face as well.
+    _own_masker: bool
+
+    @property
+    def model_patch_size(self) -> tuple[int, int] | None:
+        """Patch size in pixels if the model is a vision transformer."""
+        return vit_patch_size(self.model)
+
+    @property
+    def _game_link(self) -> Callable[..., Any] | None:
+        """None for the identity, so that the game need not call it."""
+        return None if self.link is shap.links.identity else self.link
+
+    @abstractmethod
+    def _solve(
+        self,
+        game: Game,
+        examples: Sequence[int],
+        full: NDArray[np.float64],
+        budgets: Sequence[int],
+    ) -> list[Estimate]:
+        """Estimates for ``examples`` of the game.
+
+        ``full`` (N, k) holds the values of all full coalitions; ``budgets`` counts the
+        coalitions of each of ``examples``, the full one included.
+        """
+
+    def _auto_budget(self, n_players: int) -> int:
+        """Coalitions that ``max_evals="auto"`` stands for."""
+        return int(min(2 ** min(n_players, 60), max(500, 10 * n_players)))
+
+    def _run(
+        self,
+        game: Game,
+        full: NDArray[np.float64],
+        max_evals: int | None,
+        started: float,
+        bar: Callable[..., Any] | None,
+    ) -> list[Estimate]:
+        """Solve all examples of a game and record what it cost."""
+        s = game.bound.n_backgrounds
+        if max_evals is None:
+            budgets = [self._auto_budget(n) for n in game.bound.n_players]
+        else:
+            budgets = [1 + (max_evals - 1) // s] * game.bound.n_examples
+        if bar is not None:
+            most = (
+                min(b, 2 ** min(n, 60)) for b, n in zip(budgets, game.bound.n_players, strict=True)
+            )
+            game.progress = bar(total=sum(m - 1 for m in most) * s, unit=" evaluations")
+        # The values of a whole group are held at once: 256 MiB at most.
+        group = max(1, 2**28 // (8 * max(budgets) * full.shape[1]))
+        estimates: list[Estimate] = []
+        try:
+            for start in range(0, len(full), group):
+                part = range(start, min(start + group, len(full)))
+                if game.interrupted:
+                    raise KeyboardInterrupt  # nothing is known yet of the later groups
+                estimates += self._solve(game, part, full, [budgets[i] for i in part])
+            if game.progress is not None:
+                # Where fewer evaluations than planned were needed, the bar ends at 100% too.
+                game.progress.total = game.progress.n
+                game.progress.refresh()
+        finally:
+            if game.progress is not None:
+                game.progress.close()
+        if game.interrupted:
+            warnings.warn(
+                f"Interrupted after {game.evaluations.min()} evaluations of each input; the "
+                "result rests on these, and its standard errors say how well.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        seconds = time.perf_counter() - started
+        self.last_run = Run(
+            estimates, game.evaluations.copy(), seconds, game.model_seconds, game.interrupted
+        )
+        return estimates
+
+    def _check_budget(self, name: str, budget: Any, n_backgrounds: int = 1) -> None:
+        least = 1 + n_backgrounds
+        if isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < least:
+            raise bad(
+                name,
+                repr(budget),
+                f"a whole number of at least {least} evaluations",
+                "The full image and the empty one (once for each background) are always needed.",
+            )

