@@ -117,3 +117,10 @@ def test_clustering_is_there_only_when_asked_for():
     np.testing.assert_array_equal(own.clustering, linkage)
     with pytest.raises(PatchShapError, match="clustering: got 'kmeans'; expected 'ward'"):
         PatchMasker(clustering="kmeans")
+
+
+def test_an_image_that_changed_in_place_is_seen():
+    image, masker = np.ones((4, 4, 3)), PatchMasker((2, 2))
+    assert masker(True, image)[0].all()
+    image[:] = 0
+    assert not masker(True, image)[0].any()

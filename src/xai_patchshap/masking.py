@@ -55,13 +55,16 @@ class CoalitionInputs:
     def n_backgrounds(self) -> int:
         return len(self.backgrounds[0])
 
-    def to(self, device: torch.device | None) -> CoalitionInputs:
-        """The same inputs on another device."""
-        if device is None:
-            return self
-        inputs, backgrounds, labels = (
-            tuple(t.to(device) for t in ts) for ts in (self.inputs, self.backgrounds, self.labels)
-        )
+    def to(self, device: torch.device | None, memory: torch.memory_format) -> CoalitionInputs:
+        """The same inputs on another device, images in the given memory format."""
+
+        def moved(t: Tensor) -> Tensor:
+            t = t if device is None else t.to(device)
+            return t.contiguous(memory_format=memory) if t.dim() == 4 else t
+
+        inputs = tuple(moved(x) for x in self.inputs)
+        backgrounds = tuple(torch.stack([moved(b) for b in bs]) for bs in self.backgrounds)
+        labels = tuple(m if device is None else m.to(device) for m in self.labels)
         return CoalitionInputs(inputs, backgrounds, labels, self.n_players)
 
     def rows(self, examples: Tensor, coalitions: Tensor, backgrounds: Tensor) -> tuple[Tensor, ...]:
@@ -86,8 +89,12 @@ class CoalitionInputs:
             else:
                 shown = coalitions.gather(1, labels[examples].flatten(1))
             shown = shown.reshape(len(examples), *labels.shape[1:])
-            hidden = background[backgrounds, examples if background.shape[1] > 1 else 0]
-            out.append(torch.where(shown, x[examples], hidden))
+            # One example or one background broadcasts: no copy for each row.
+            if len(background) == 1 and background.shape[1] == 1:
+                hidden = background[0]
+            else:
+                hidden = background[backgrounds, examples if background.shape[1] > 1 else 0]
+            out.append(torch.where(shown, x if len(x) == 1 else x[examples], hidden))
         return tuple(out)
 
 
@@ -192,7 +199,7 @@ class PatchMasker(shap.maskers.Masker):
             self.clustering: Any = self._ward
         elif clustering is not None:
             self.clustering = np.asarray(clustering, dtype=np.float64)
-        self._last: tuple[Any, CoalitionInputs, Players] | None = None
+        self._last: tuple[type, NDArray[Any], CoalitionInputs, Players] | None = None
         specs = background if isinstance(background, list) else [background]
         self.fixed_background = not any(isinstance(s, str) for s in specs)
 
@@ -251,9 +258,11 @@ class PatchMasker(shap.maskers.Masker):
 
     def _one(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
         # shap calls with the same row again and again: the last one is remembered.
-        if self._last is None or self._last[0] is not x:
-            self._last = (x, *self._bind(x))
-        return self._last[1:]
+        key = as_array(x)
+        same = self._last is not None and self._last[0] is type(x)
+        if self._last is None or not same or not np.array_equal(self._last[1], key):
+            self._last = (type(x), key.copy(), *self._bind(x))
+        return self._last[2:]
 
     def _bind(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
         batch = (x.detach() if isinstance(x, Tensor) else torch.tensor(np.asarray(x)))[None]
@@ -281,7 +290,10 @@ class PatchMasker(shap.maskers.Masker):
         tuple of one ndarray of shape (S, *x.shape)
         """
         bound, players = self._one(x)
-        coalition = np.broadcast_to(np.asarray(mask, dtype=bool), (players.n,))
+        coalition = np.asarray(mask, dtype=bool)
+        if coalition.shape not in ((), (players.n,)):
+            raise bad("mask", f"shape {coalition.shape}", f"({players.n},), one entry per player")
+        coalition = np.broadcast_to(coalition, (players.n,))
         s = bound.n_backgrounds
         rows = bound.rows(
             torch.zeros(s, dtype=torch.long),

@@ -53,9 +53,10 @@ class BatchModel:
         self.device = None if first is None else first.device
         self.dtype = None if first is None else first.dtype
         # Convolutions on the CPU run up to twice as fast on channels-last memory.
-        self._channels_last = self.module is not None and any(
+        has_convolutions = self.module is not None and any(
             isinstance(m, nn.Conv2d) for m in self.module.modules()
         )
+        self.memory_format = torch.channels_last if has_convolutions else torch.contiguous_format
 
     def _tensors(self) -> Iterator[Tensor]:
         if self.module is not None:
@@ -90,13 +91,15 @@ class BatchModel:
             x.to(self.device) if isinstance(x, Tensor) and self.device is not None else x
             for x in extra
         )
-        if self._channels_last:
+        if self.memory_format is torch.channels_last:
             try:
-                return self.model(*(_channels_last(x) for x in inputs), *extra)
-            except RuntimeError:
+                return self.model(*(_in_format(x, self.memory_format) for x in inputs), *extra)
+            except RuntimeError as error:
                 # A model that calls .view() on its activations wants them contiguous.
-                self._channels_last = False
-        return self.model(*inputs, *extra)
+                if "stride" not in str(error) and "contiguous" not in str(error):
+                    raise
+                self.memory_format = torch.contiguous_format
+        return self.model(*(_in_format(x, self.memory_format) for x in inputs), *extra)
 
     def _placed(self, x: Tensor) -> Tensor:
         if self.device is None:
@@ -104,8 +107,8 @@ class BatchModel:
         return x.to(self.device, self.dtype if x.is_floating_point() else None)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+def _in_format(x: Tensor, memory: torch.memory_format) -> Tensor:
+    return x.contiguous(memory_format=memory) if x.dim() == 4 else x
 
 
 def vit_patch_size(model: object) -> tuple[int, int] | None:

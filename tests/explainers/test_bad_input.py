@@ -60,7 +60,12 @@ class Counting(torch.nn.Module):
             "n_samples: got 1; expected a whole number of at least 2 evaluations",
         ),
         (X, {"n_samples": 10.0}, "n_samples: got 10.0; expected a whole number"),
-        (X, {"perturbations_per_eval": 0}, "perturbations_per_eval: got 0; expected at least 1"),
+        (X, {"perturbations_per_eval": 1.5}, "perturbations_per_eval: got 1.5; expected a whole"),
+        (
+            X,
+            {"perturbations_per_eval": 0},
+            "perturbations_per_eval: got 0; expected a whole number",
+        ),
     ],
 )
 def test_captums_face_checks_before_it_calls_the_model(inputs, arguments, message):
@@ -81,7 +86,7 @@ def test_captums_face_checks_before_it_calls_the_model(inputs, arguments, messag
         ("cat", "target: got 'cat'"),
         (
             None,
-            r"got an output of shape \(2, 4\) for 2 examples; expected one value per example .*target=0",
+            r"got an output of shape \(2, 4\) for 2 examples; expected one value per .*target=0",
         ),
     ],
 )
@@ -118,7 +123,8 @@ def test_a_value_per_batch_needs_one_perturbation_per_eval():
         (np.array([["a"]]), {}, "images: got dtype <U1; expected numbers"),
         (X, {"max_evals": 1}, "max_evals: got 1; expected a whole number of at least 2"),
         (X, {"max_evals": "many"}, "max_evals: got 'many'; expected a whole number"),
-        (X, {"batch_size": 0}, "batch_size: got 0; expected 'auto' or a whole number"),
+        (X, {"batch_size": 0}, "batch_size: got 0; expected a whole number of at least 1"),
+        (X, {"batch_size": True}, "batch_size: got True"),
         (X, {"main_effects": True}, "arguments: got main_effects"),
         (X, {"fixed_context": 1}, "arguments: got fixed_context"),
     ],
@@ -175,13 +181,21 @@ def test_constructor_arguments():
     import shap
 
     with pytest.raises(
-        PatchShapError, match="masker: got shap.maskers.Image; expected a PatchMasker"
+        PatchShapError, match=r"masker: got shap\.maskers\.Image; expected a PatchMasker"
     ):
         PatchKernelShap(Counting(), shap.maskers.Image(0, (8, 8, 3)))
     with pytest.raises(PatchShapError, match="sampling: got 'uniform'; expected one of"):
         PatchKernelShap(Counting(), sampling="uniform")
     with pytest.raises(PatchShapError, match="tolerance: got -1; expected a positive number"):
         PatchKernelShap(Counting(), tolerance=-1)
+    for seed in (-1, "a"):
+        with pytest.raises(PatchShapError, match="seed: got .*; expected a whole number"):
+            PatchKernelShap(Counting(), seed=seed)
+    named = PatchKernelShap(Counting(), PatchMasker("2x2"), feature_names=["a", "b"])
+    with pytest.raises(PatchShapError, match="feature_names: got 2 names; expected 4, one per"):
+        named.explain_players(X, max_evals=20, silent=True)
+    with pytest.raises(PatchShapError, match=r"mask: got shape \(3,\); expected \(4,\), one entry"):
+        PatchMasker("2x2")(np.ones(3, dtype=bool), np.zeros((8, 8, 3)))
     with pytest.raises(PatchShapError, match="model: got an object of type str"):
         PatchKernelShap("resnet18")
     with pytest.raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import shap
 import torch
 from captum.attr import PerturbationAttribution
@@ -41,6 +42,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
         linearize_link: bool = True,
         algorithm: str = "auto",
     ) -> None:
+        if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+            raise bad("seed", repr(seed), "a whole number of at least 0, or None")
         own_masker = masker is not None
         if masker is None:
             masker = PatchMasker()
@@ -86,13 +89,19 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
 
     def _options(self) -> dict[str, Any]:
         """Constructor arguments that shap's own save does not write."""
-        return {"output_names": self.output_names, "seed": self.seed, "autocast": self.autocast}
+        return {
+            "output_names": self.output_names,
+            "feature_names": self.feature_names,
+            "seed": self.seed,
+            "autocast": self.autocast,
+        }
 
     def save(self, out_file: Any, model_saver: Any = ".save", masker_saver: Any = ".save") -> None:
         """Write the explainer to a binary stream; :meth:`load` reads it back."""
         super().save(out_file, model_saver, masker_saver)
         with Serializer(out_file, "xai_patchshap.PatchExplainer", version=0) as s:
             s.save("options", self._options())
+            s.save("own_masker", self._own_masker)
 
     @classmethod
     def load(
@@ -109,4 +118,7 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             )
         kwargs = super().load(in_file, model_loader, masker_loader, instantiate=False)
         with Deserializer(in_file, "xai_patchshap.PatchExplainer", 0, 0) as s:
-            return {**kwargs, **s.load("options")}
+            kwargs |= s.load("options")
+            if not s.load("own_masker"):
+                kwargs["masker"] = None
+        return kwargs

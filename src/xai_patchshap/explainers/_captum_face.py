@@ -96,8 +96,7 @@ class CaptumFace(Runner):
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
         self._check_budget("n_samples", n_samples)
-        if perturbations_per_eval < 1:
-            raise bad("perturbations_per_eval", perturbations_per_eval, "at least 1")
+        self._check_positive("perturbations_per_eval", perturbations_per_eval)
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
         self._check_budget("n_samples", n_samples, len(backgrounds[0]))
@@ -127,7 +126,7 @@ class CaptumFace(Runner):
                 bound = CoalitionInputs(tensors, backgrounds, labels, tuple(map(len, ids)))
             game = Game(
                 _captum.one_value_per_example(forward, shared),
-                bound.to(model.device),
+                bound.to(model.device, model.memory_format),
                 perturbations_per_eval * (1 if shared else n),
                 link=self._game_link,
             )

@@ -121,7 +121,6 @@ class Runner:
             if game.progress is not None:
                 # Where fewer evaluations than planned were needed, the bar ends at 100% too.
                 game.progress.total = game.progress.n
-                game.progress.refresh()
         finally:
             if game.progress is not None:
                 game.progress.close()
@@ -137,6 +136,11 @@ class Runner:
             estimates, game.evaluations.copy(), seconds, game.model_seconds, game.interrupted
         )
         return estimates
+
+    def _check_positive(self, name: str, number: Any) -> None:
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or number < 1:
+            raise bad(name, repr(number), "a whole number of at least 1")
 
     def _check_budget(self, name: str, budget: Any, n_backgrounds: int = 1) -> None:
         least = 1 + n_backgrounds

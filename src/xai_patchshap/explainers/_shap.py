@@ -28,13 +28,15 @@ _MAX_BYTES = 2**32
 class Images:
     """A batch as the model takes it, ``x``, and as shap shows it, ``data``.
 
-    ``layout`` is that of ``x`` and ``given_layout`` the user's; None for rows (N, F).
+    ``layout`` is that of ``x`` and ``given_layout`` the user's; None for rows (N, F), whose
+    ``columns`` may have names.
     """
 
     x: Tensor
     data: NDArray[Any]
     layout: Layout | None
     given_layout: Layout | None
+    columns: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Result:
     names: Any
     seconds: float
 
+    def output_indices(self, i: int) -> NDArray[np.int64] | None:
+        """Which outputs are explained for an example; None for a model with a single one."""
+        if self.scalar:
+            return None
+        if self.outputs is None:
+            return np.arange(self.estimates[i].values.shape[1])
+        return np.asarray(self.outputs[i])
+
     @property
     def base_values(self) -> NDArray[np.float64]:
         """(N, K), or (N,) for a single output."""
@@ -66,6 +76,7 @@ class Result:
 
 def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     """Check a batch and bring it into the form that the model wants."""
+    columns = getattr(x, "columns", None)  # of a pandas DataFrame
     given = x.detach() if isinstance(x, Tensor) else np.asarray(x)
     if given.ndim not in (2, 4):
         hint = "One image alone needs a batch axis: x[None]." if given.ndim == 3 else ""
@@ -88,7 +99,8 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     if given.ndim == 2:
         if for_module and not tensor.is_floating_point():
             tensor = tensor.float()
-        return Images(tensor, as_array(tensor).copy(), None, None)
+        names = None if columns is None else [str(c) for c in columns]
+        return Images(tensor, as_array(tensor).copy(), None, None, names)
     axes = layout_of(given, layout)
     data = as_array(tensor if axes == "NHWC" else tensor.permute(0, 2, 3, 1)).copy()
     if not for_module:
@@ -189,6 +201,7 @@ def element_explanation(result: Result, error_bounds: bool) -> shap.Explanation:
         spread_values(result, "NHWC"),
         result.base_values,
         result.images.data,
+        feature_names=result.images.columns,
         output_names=result.names,
         error_std=spread(result, stds, "NHWC") if error_bounds else None,
         compute_time=result.seconds,
@@ -197,6 +210,8 @@ def element_explanation(result: Result, error_bounds: bool) -> shap.Explanation:
 
 def player_explanation(result: Result, names: Sequence[str] | None) -> shap.Explanation:
     """What ``explain_players(x)`` returns."""
+    if names is not None and {len(names)} != {p.n for p in result.players}:
+        raise bad("feature_names", f"{len(names)} names", f"{result.players[0].n}, one per player")
 
     def pack(rows: list[NDArray[np.float64]]) -> NDArray[Any]:
         rows = [r[..., 0] for r in rows] if result.scalar else rows
@@ -212,7 +227,7 @@ def player_explanation(result: Result, names: Sequence[str] | None) -> shap.Expl
     ]
     feature_names: Any = [list(p.names) for p in result.players]
     if all(f == feature_names[0] for f in feature_names):
-        feature_names = feature_names[0] if names is None else list(names)
+        feature_names = list(names or result.images.columns or feature_names[0])
     if len({len(m) for m in means}) == 1:
         data: NDArray[Any] = np.stack(means)
     else:

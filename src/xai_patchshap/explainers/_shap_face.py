@@ -151,7 +151,7 @@ class ShapFace(Runner):
             "values": values.reshape(n_elements, *values.shape[len(shape) :]),
             "expected_values": np.asarray(explanation.base_values)[0],
             "mask_shapes": [shape],
-            "output_indices": None if result.outputs is None else result.outputs[0],
+            "output_indices": result.output_indices(0),
             "error_std": explanation.error_std[0] if error_bounds else None,
         }
 
@@ -178,14 +178,14 @@ class ShapFace(Runner):
             limit = int(max_evals)
         if batch_size == "auto":
             batch_size = 16 if model.device is None or model.device.type == "cpu" else 128
-        elif not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise bad("batch_size", repr(batch_size), "'auto' or a whole number of at least 1")
+        else:
+            self._check_positive("batch_size", batch_size)
         bar = None
         if not silent:
             bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=self._bar_delay)
         game = Game(
             lambda inputs, _: model(inputs),
-            bound.to(model.device),
+            bound.to(model.device, model.memory_format),
             int(batch_size),
             link=self._game_link,
         )
