@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xai_patchshap import PatchShapError, grid_players
-from xai_patchshap.plots import _border, attribution_maps, redraw
+from xai_patchshap.plots import _border, _label_position, attribution_maps, redraw
 
 LABELS = grid_players(20, 30, grid=(2, 3)).labels
 PHOTO = np.random.default_rng(0).random((40, 60, 3))
@@ -30,7 +30,17 @@ def test_only_players_with_a_value_are_marked_in_order():
     figure = attribution_maps(PHOTO, LABELS, [[0.0], [3], [0], [-4], [1], [0]], ["a"])
     panel = figure.axes[1]
     assert [t.get_text() for t in panel.texts] == ["1", "2", "3"]
-    assert panel.texts[0].get_position() == pytest.approx((0.36, 10.24))
+    x, y = panel.texts[0].get_position()
+    assert LABELS[int(y), int(x)] == 3
+
+
+def test_a_number_stands_inside_its_region_whatever_the_shape():
+    ring = np.zeros((21, 21), dtype=bool)
+    ring[2:19, 2:19] = True
+    ring[5:16, 5:16] = False
+    for region in (ring, LABELS == 4, np.eye(9, dtype=bool)):
+        x, y = _label_position(region)
+        assert region[int(y), int(x)]
 
 
 def test_borders_are_the_outline_of_the_region():

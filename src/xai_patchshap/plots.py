@@ -13,7 +13,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import distance_transform_edt
 
 from .errors import bad
 
@@ -122,19 +124,30 @@ def _mark(panel: Any, players: NDArray[Any], column: NDArray[np.float64], n_mark
             break
         inside = players == player
         panel.add_collection(LineCollection(list(_border(inside)), colors="0.15", linewidths=1.1))
-        rows, cols = np.nonzero(inside)
-        # The corner pixel closest to the top left of the player.
-        corner = np.argmin(rows + cols)
+        x, y = _label_position(inside)
         panel.text(
-            cols[corner] + 0.012 * players.shape[1],
-            rows[corner] + 0.012 * players.shape[0],
+            x,
+            y,
             str(rank),
             fontsize=8,
             fontweight="bold",
             color="0.1",
-            ha="left",
-            va="top",
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
+
+
+def _label_position(inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Where a number fits: near the corner of a rectangle, else deep inside the region."""
+    rows, cols = np.nonzero(inside)
+    height, width = np.ptp(rows) + 1, np.ptp(cols) + 1
+    if inside.sum() == height * width:
+        step = min(height, width, max(inside.shape) / 14) * 0.25
+        return float(cols.min() + step), float(rows.min() + step)
+    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    row, col = np.unravel_index(np.argmax(depth), depth.shape)
+    return float(col + 0.5), float(row + 0.5)
 
 
 def _border(inside: NDArray[np.bool_]) -> NDArray[np.float64]:

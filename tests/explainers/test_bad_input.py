@@ -189,7 +189,7 @@ def test_constructor_arguments():
     with pytest.raises(PatchShapError, match="tolerance: got -1; expected a positive number"):
         PatchKernelShap(Counting(), tolerance=-1)
     for seed in (-1, "a"):
-        with pytest.raises(PatchShapError, match="seed: got .*; expected a whole number"):
+        with pytest.raises(PatchShapError, match=r"seed: got .*; expected a whole number"):
             PatchKernelShap(Counting(), seed=seed)
     named = PatchKernelShap(Counting(), PatchMasker("2x2"), feature_names=["a", "b"])
     with pytest.raises(PatchShapError, match="feature_names: got 2 names; expected 4, one per"):

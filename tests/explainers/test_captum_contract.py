@@ -1080,3 +1080,24 @@ def test_baselines_that_do_not_fit(baselines, message):
 def test_model_that_returns_nan():
     with pytest.raises(PatchShapError, match="NaN"):
         attribute(lambda x: x.sum(dim=1) * math.nan, TWO)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_convergence_delta_of_given_attributions(masked):
+    model = BasicModel_MultiLayer_MultiInput()
+    x = (torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3))
+    mask, start = None, (0.1, 0, 0.1)
+    if masked:
+        mask = (torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 2], [0, 0, 2]]), torch.tensor([2]))
+    arguments = {"target": [0, 1], "additional_forward_args": (2,)}
+    explainer = PatchKernelShap(model)
+    attributions = explainer.attribute(x, start, n_samples=600, feature_mask=mask, **arguments)
+    delta = explainer.compute_convergence_delta(
+        attributions, start, x, feature_mask=mask, **arguments
+    )
+    assert delta.shape == (2,)
+    assert delta.abs().max() < 1e-4
+    off = explainer.compute_convergence_delta(
+        tuple(2 * a for a in attributions), start, x, feature_mask=mask, **arguments
+    )
+    assert off.abs().min() > 0.1

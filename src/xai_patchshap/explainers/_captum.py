@@ -183,6 +183,16 @@ def spread_coefficients(
     return tuple(out)
 
 
+def sum_over_players(attributions: tuple[Tensor, ...], masks: tuple[Tensor, ...]) -> Tensor:
+    """Sum (B,) that counts each player once, however many elements repeat its value."""
+    ids = [m.expand_as(a).flatten(1) for m, a in zip(masks, attributions, strict=True)]
+    values = torch.cat([a.double().flatten(1) for a in attributions], dim=1)
+    players = torch.cat(ids, dim=1)
+    count = torch.zeros(len(players), int(players.max()) + 1, dtype=torch.float64)
+    count = count.to(values.device).scatter_add(1, players, torch.ones_like(values))
+    return (values / count.gather(1, players)).sum(dim=1)
+
+
 def one_value_per_example(
     forward: Callable[[tuple[Tensor, ...], Tensor | None], Any], shared: bool
 ) -> Callable[[tuple[Tensor, ...], Tensor], Any]:

@@ -158,6 +158,50 @@ class CaptumFace(Runner):
         """True: ``attribute`` accepts ``return_convergence_delta``."""
         return True
 
+    def compute_convergence_delta(
+        self,
+        attributions: Any,
+        start_point: Any,
+        end_point: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+    ) -> Tensor:
+        """Sum of the players' values minus ``f(end_point) - f(start_point)``.
+
+        Parameters
+        ----------
+        attributions : Tensor or tuple of Tensor
+            What :meth:`attribute` returned, in the inputs' shape.
+        start_point : number, Tensor or tuple of these
+            The baselines.
+        end_point : Tensor or tuple of Tensor
+            The inputs.
+        target, additional_forward_args, feature_mask
+            As they were given to :meth:`attribute`.
+
+        Returns
+        -------
+        Tensor of shape (N,)
+        """
+        end = _captum.check_inputs(end_point)
+        given = _captum.check_inputs(attributions)
+        masks, _ = self._players_and_backgrounds(end, start_point, feature_mask)
+        start = tuple(
+            b[0].expand_as(x)
+            for b, x in zip(_captum.baseline_tensors(start_point, end), end, strict=True)
+        )
+        extra = _format_additional_forward_args(additional_forward_args) or ()
+        model = BatchModel(self.forward_func, autocast=self.autocast)
+        with model.running():
+            values = [
+                _captum.as_vector(_captum.select_target(model(x, extra), target, None)).double()
+                for x in (end, start)
+            ]
+        total = _captum.sum_over_players(given, masks)
+        difference: Tensor = values[0] - values[1]
+        return total - difference.to(total.device)
+
     def _players_and_backgrounds(
         self, inputs: tuple[Tensor, ...], baselines: Any, feature_mask: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
