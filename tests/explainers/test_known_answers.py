@@ -29,7 +29,6 @@ PLAYERS = {
     "grid": (5, 3),
     "patch": 8,
     "uneven": "9x11",
-    "pixels": "28x28",
     "mask": voronoi(np.zeros((28, 28, 3))),
     "function": voronoi,
     "per image": np.stack(
@@ -54,6 +53,14 @@ def test_all_attribution_is_on_the_player_that_holds_the_pixel(kind, background)
         base = np.atleast_1d(explanation.base_values)[i]
         expected[holder] = float(one_pixel(IMAGES)[i]) - base
         np.testing.assert_allclose(explanation.values[i].astype(float), expected, atol=1e-6)
+
+
+def test_every_pixel_may_play():
+    masker = PatchMasker("28x28", 0.0)
+    explanation = PatchKernelShap(one_pixel, masker)(IMAGES[:1], max_evals=2400, silent=True)
+    expected = np.zeros((28, 28))
+    expected[ROW, COL] = float(one_pixel(IMAGES)[0])
+    np.testing.assert_allclose(explanation.values[0].sum(-1), expected, atol=1e-6)
 
 
 def test_captums_face_puts_it_there_too():
