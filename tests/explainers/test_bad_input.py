@@ -177,6 +177,13 @@ def test_values_too_large_for_memory_name_the_way_out():
         )
 
 
+def test_an_explainer_without_an_estimator():
+    from xai_patchshap import PatchExplainer
+
+    with pytest.raises(NotImplementedError, match="PatchExplainer has no estimator of its own"):
+        PatchExplainer(Counting())(X, silent=True)
+
+
 def test_constructor_arguments():
     import shap
 

@@ -95,7 +95,6 @@ class CaptumFace(Runner):
         """
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
-        self._check_budget("n_samples", n_samples)
         self._check_positive("perturbations_per_eval", perturbations_per_eval)
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +71,6 @@ class Runner:
         """None for the identity, so that the game need not call it."""
         return None if self.link is shap.links.identity else self.link
 
-    @abstractmethod
     def _solve(
         self,
         game: Game,
@@ -85,6 +83,7 @@ class Runner:
         ``full`` (N, k) holds the values of all full coalitions; ``budgets`` counts the
         coalitions of each of ``examples``, the full one included.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no estimator of its own")
 
     def _auto_budget(self, n_players: int) -> int:
         """Coalitions that ``max_evals="auto"`` stands for."""
