@@ -17,6 +17,7 @@ from . import __version__
 from .errors import PatchShapError, bad
 from .explainers import PatchExplainer, PatchKernelShap
 from .masking import PatchMasker
+from .models import BatchModel
 from .named_models import DEMO_MODEL, NamedModel, load_model
 from .plots import attribution_maps
 
@@ -177,10 +178,9 @@ def _explain_one(
     image: Image.Image,
 ) -> None:
     x = named.prepare(image)[None]
-    with torch.no_grad():
-        device = next((p.device for p in getattr(named.model, "parameters", list)()), x.device)
-        scores = np.asarray(torch.as_tensor(named.model(x.to(device))).cpu(), dtype=float)
-    scores = scores.reshape(1, -1)[0]
+    model = BatchModel(named.model)
+    with model.running():
+        scores = torch.as_tensor(model((x,))).double().cpu().numpy().reshape(-1)
     classes = _classes(arguments.classes, scores, named)
     names = [_class_name(named, c) for c in classes]
     print(f"{name}: {named.name}, {x.shape[2]} x {x.shape[3]} pixels")
@@ -256,7 +256,9 @@ def _classes(text: str, scores: np.ndarray, named: NamedModel) -> list[int]:
         else:
             known = [n.lower() for n in named.class_names or ()]
             matches = [i for i, n in enumerate(known) if part.lower() in (n, *n.split(", "))]
-            index = matches[0] if len(matches) == 1 else -1
+            if len(matches) > 1:
+                raise bad("--classes", repr(part), f"one class; it names those of index {matches}")
+            index = matches[0] if matches else -1
         if not 0 <= index < len(scores):
             raise bad(
                 "--classes",

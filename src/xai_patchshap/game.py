@@ -99,26 +99,34 @@ class Game:
         The examples advance side by side. When Ctrl-C interrupts, each gets the values of
         the coalitions that were finished, and :attr:`interrupted` is set.
         """
-        examples = np.repeat(
-            np.fromiter(coalitions, dtype=np.int64, count=len(coalitions)),
-            [len(c) for c in coalitions.values()],
-        )
-        rank = np.concatenate([np.arange(len(c)) for c in coalitions.values()])
-        order = np.argsort(rank, kind="stable")
-        examples, rank = examples[order], rank[order]
-        n_max = max(self.bound.n_players)
-        table = np.zeros((len(order), n_max), dtype=bool)
-        for i, c in coalitions.items():
-            table[examples == i, : c.shape[1]] = c
-        values, finished = self._run(examples, table)
-        out = {}
-        for i in coalitions:
-            mine = np.flatnonzero(examples == i)
-            out[i] = self._linked(values[mine[mine < finished]])
-        return out
+        counts = [len(c) for c in coalitions.values()]
+        examples = np.repeat(np.fromiter(coalitions, dtype=np.int64, count=len(counts)), counts)
+        # The first coalition of each example, then the second of each, and so on.
+        order = np.argsort(np.concatenate([np.arange(c) for c in counts]), kind="stable")
+        table = np.zeros((len(order), max(self.bound.n_players)), dtype=bool)
+        start = 0
+        for count, c in zip(counts, coalitions.values(), strict=True):
+            table[start : start + count, : c.shape[1]] = c
+            start += count
+        values, finished = self._run(examples[order], table[order])
+        linked = self._linked(values[:finished])
+        place = np.argsort(order)
+        parts = np.split(place, np.cumsum(counts)[:-1])
+        return {i: linked[p[p < finished]] for i, p in zip(coalitions, parts, strict=True)}
 
     def _linked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values if self.link is None else np.asarray(self.link(values), dtype=np.float64)
+        if self.link is None:
+            return values
+        with np.errstate(all="ignore"):
+            linked = np.asarray(self.link(values), dtype=np.float64)
+        if not np.isfinite(linked).all():
+            raise bad(
+                "link",
+                f"infinite or undefined values from outputs {values.min():g} to {values.max():g}",
+                "outputs inside the link's domain",
+                "Explain logits instead, or clip probabilities to [1e-6, 1 - 1e-6] in the model.",
+            )
+        return linked
 
     def _run(
         self,

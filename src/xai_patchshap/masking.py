@@ -199,14 +199,18 @@ class PatchMasker(shap.maskers.Masker):
             self.clustering: Any = self._ward
         elif clustering is not None:
             self.clustering = np.asarray(clustering, dtype=np.float64)
-        self._last: tuple[type, NDArray[Any], CoalitionInputs, Players] | None = None
+        self._last: tuple[tuple[Any, ...], NDArray[Any], CoalitionInputs, Players] | None = None
         specs = background if isinstance(background, list) else [background]
         self.fixed_background = not any(isinstance(s, str) for s in specs)
 
     # ----- what the package's explainers use -------------------------------------------
 
     def prepare(
-        self, x: Tensor, layout: Layout | None, patch: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        layout: Layout | None,
+        patch: tuple[int, int] | None = None,
+        images: NDArray[Any] | None = None,
     ) -> tuple[CoalitionInputs, list[Players]]:
         """Bind the masker to a batch.
 
@@ -217,8 +221,10 @@ class PatchMasker(shap.maskers.Masker):
             any batch (N, ...) whose elements play one by one.
         patch : (int, int), optional
             Patch size of a vision transformer, used when the masker names no players.
+        images : ndarray (N, H, W, C), optional
+            What a function that makes players is given; by default ``x`` channels last.
         """
-        players = self._players_of_batch(x, layout, patch)
+        players = self._players_of_batch(x, layout, patch, images)
         shared = len(players) == 1
         labels = torch.from_numpy(np.stack([p.labels for p in players]))
         if layout is not None:
@@ -229,7 +235,11 @@ class PatchMasker(shap.maskers.Masker):
         return bound, everyone
 
     def _players_of_batch(
-        self, x: Tensor, layout: Layout | None, patch: tuple[int, int] | None
+        self,
+        x: Tensor,
+        layout: Layout | None,
+        patch: tuple[int, int] | None,
+        images: NDArray[Any] | None,
     ) -> list[Players]:
         """One entry for each example, or a single one that all share."""
         if layout is None:
@@ -250,19 +260,21 @@ class PatchMasker(shap.maskers.Masker):
         else:
             given = self.players
             specs = [as_array(given) if isinstance(given, Tensor) else given]
-        images = x.detach().cpu()
-        images = images.permute(0, 2, 3, 1) if layout == "NCHW" else images
-        return [resolve_players(s, images[i].numpy(), patch) for i, s in enumerate(specs)]
+        if images is None:
+            images = as_array(x.permute(0, 2, 3, 1) if layout == "NCHW" else x)
+        return [resolve_players(s, images[i], patch) for i, s in enumerate(specs)]
 
     # ----- shap's masker protocol --------------------------------------------------------
 
     def _one(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
         # shap calls with the same row again and again: the last one is remembered.
-        key = as_array(x)
-        same = self._last is not None and self._last[0] is type(x)
-        if self._last is None or not same or not np.array_equal(self._last[1], key):
-            self._last = (type(x), key.copy(), *self._bind(x))
-        return self._last[2:]
+        key = (type(x), self.players, self.background, self.layout, self.seed)
+        image = as_array(x)
+        last = self._last
+        same = last is not None and all(a is b for a, b in zip(last[0], key, strict=True))
+        if last is None or not same or not np.array_equal(last[1], image):
+            last = self._last = (key, image.copy(), *self._bind(x))
+        return last[2:]
 
     def _bind(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
         batch = (x.detach() if isinstance(x, Tensor) else torch.tensor(np.asarray(x)))[None]
@@ -331,6 +343,8 @@ class PatchMasker(shap.maskers.Masker):
 
     def feature_mask(self, x: Tensor) -> Tensor:
         """Players as Captum's ``feature_mask``.
+
+        The masker knows no model: where it names no players, they are about 7x7 patches.
 
         Parameters
         ----------

@@ -48,6 +48,13 @@ class BatchModel:
         self.model = model
         self.module = model if isinstance(model, nn.Module) else None
         self.numpy_io = numpy_io and self.module is None
+        if autocast is not None and self.module is None:
+            raise bad(
+                "autocast",
+                f"{autocast} for a model of type {type(model).__name__}",
+                "a torch.nn.Module",
+                "Enter torch.autocast inside your own function.",
+            )
         self.autocast = autocast
         first = next(self._tensors(), None)
         self.device = None if first is None else first.device

@@ -188,14 +188,16 @@ def _torchvision_model(
 
 
 def _own_model(name: str, module_name: str, attribute: str) -> NamedModel:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a module beside the user counts, as with python -m
+    path = list(sys.path)
     try:
+        sys.path.insert(0, "")  # a module beside the user counts, as with python -m
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise bad(
             "model", repr(name), "an importable module and a name in it", f"({error}) {_NAMES}"
         ) from error
+    finally:
+        sys.path[:] = path
     if not isinstance(found, nn.Module):
         if not callable(found):
             raise bad("model", f"{name!r}, of type {type(found).__name__}", "a callable", _NAMES)

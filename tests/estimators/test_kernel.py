@@ -51,22 +51,36 @@ def test_an_additive_game_is_exact_once_the_system_has_full_rank(n, rule):
     np.testing.assert_allclose(result.values[:, 0], weights, atol=1e-9)
 
 
-def test_is_exact_when_every_pair_is_drawn():
-    table = smooth_game(8, 0)
-    result = run(table, 256)
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_is_exact_when_every_pair_is_drawn(n):
+    table = smooth_game(n, 0)
+    result = run(table, 2**n)
     np.testing.assert_allclose(result.values, exact(table), atol=1e-10)
-    np.testing.assert_allclose(result.error_std, 0, atol=1e-12)
+    assert result.exact
+    assert not result.error_std.any()
 
 
-def test_a_quadratic_game_is_exact_from_full_rank():
-    # Its odd part is additive: pairs cancel every interaction of two players.
-    n = 10
-    rng = np.random.default_rng(0)
-    z = np.arange(2**n)[:, None] >> np.arange(n) & 1
-    table = (np.einsum("si,ij,sj->s", z, rng.normal(size=(n, n)), z) + z @ rng.normal(size=n))[
-        :, None
-    ]
-    np.testing.assert_allclose(run(table, 40).values, exact(table), atol=1e-9)
+@pytest.mark.parametrize("n", [1100, 5000])
+def test_thousands_of_players(n):
+    estimator = KernelShap(n, 30)
+    result = estimator.estimate(estimator.coalitions @ np.arange(float(n)))
+    assert result.values.sum() == pytest.approx(n * (n - 1) / 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_a_game_without_an_even_part_is_not_taken_for_additive(offset):
+    # v(S) + v(N\\S) is constant here although players interact; only the fit can tell.
+    n = 20
+    weights = np.random.default_rng(0).normal(size=n)
+    for seed in range(10):
+        estimator = KernelShap(n, 2 * (n + 4) + 2, seed)
+        z = np.where(estimator.coalitions, 1.0, -1.0)
+        result = estimator.estimate(1e-3 * np.tanh(z @ weights / 2) + offset)
+        many = KernelShap(n, 20_000, seed)
+        z = np.where(many.coalitions, 1.0, -1.0)
+        truth = many.estimate(1e-3 * np.tanh(z @ weights / 2)).values
+        assert (np.abs(result.values - truth) < 6 * result.error_std).all()
+        assert result.error_std.min() > 1e-5
 
 
 @pytest.mark.parametrize("rule", SAMPLING_RULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shap
 import torch
 
 from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError
@@ -165,15 +166,36 @@ def test_a_budget_too_small_for_its_backgrounds():
         explainer.attribute(X, target=0, n_samples=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_names": ["cat", "dog"]}, "output_names: got 2 names; expected 4"),
+        ({"feature_names": ["a", "b"]}, "feature_names: got 2 names; expected 49, one for each"),
+        ({"link": shap.links.logit}, "link: got infinite or undefined values from outputs 0 to 1"),
+    ],
+)
+def test_what_comes_after_the_model_is_checked_before_the_budget_is_spent(options, message):
+    class Saturated(Counting):
+        def forward(self, x):
+            return (super().forward(x) > 0.5).float()
+
+    model = Saturated()
+    explainer = PatchKernelShap(model, **options)
+    with pytest.raises(PatchShapError, match=message):
+        explainer.explain_players(X, max_evals=500, batch_size=2, silent=True)
+    assert model.calls == 1
+
+
 def test_values_too_large_for_memory_name_the_way_out():
     def thousand(x):
+        assert len(x) == 1, "only the full image may be evaluated"
         return x.mean((1, 2, 3))[:, None].expand(-1, 10**6)
 
     with pytest.raises(
-        PatchShapError, match=r"expected at most 4. Choose some with outputs=.*explain_players"
+        PatchShapError, match=r"expected at most 4\.0\. Choose some with outputs=.*explain_players"
     ):
         PatchKernelShap(thousand, PatchMasker("1x2"))(
-            torch.rand(1, 3, 32, 32), max_evals=4, silent=True
+            torch.rand(1, 3, 32, 32), max_evals=4, silent=True, batch_size=1
         )
 
 
@@ -185,8 +207,6 @@ def test_an_explainer_without_an_estimator():
 
 
 def test_constructor_arguments():
-    import shap
-
     with pytest.raises(
         PatchShapError, match=r"masker: got shap\.maskers\.Image; expected a PatchMasker"
     ):
@@ -195,11 +215,15 @@ def test_constructor_arguments():
         PatchKernelShap(Counting(), sampling="uniform")
     with pytest.raises(PatchShapError, match="tolerance: got -1; expected a positive number"):
         PatchKernelShap(Counting(), tolerance=-1)
+    with pytest.raises(PatchShapError, match=r"autocast: got torch\.bfloat16 for a model of type"):
+        PatchKernelShap(lambda x: x, autocast=torch.bfloat16)(X, silent=True)
+    with pytest.raises(PatchShapError, match="outputs: got both outputs and ranked_outputs"):
+        PatchKernelShap(Counting()).shap_values(X, 2, outputs=[1])
     for seed in (-1, "a"):
         with pytest.raises(PatchShapError, match=r"seed: got .*; expected a whole number"):
             PatchKernelShap(Counting(), seed=seed)
     named = PatchKernelShap(Counting(), PatchMasker("2x2"), feature_names=["a", "b"])
-    with pytest.raises(PatchShapError, match="feature_names: got 2 names; expected 4, one per"):
+    with pytest.raises(PatchShapError, match="feature_names: got 2 names; expected 4, one for"):
         named.explain_players(X, max_evals=20, silent=True)
     with pytest.raises(PatchShapError, match=r"mask: got shape \(3,\); expected \(4,\), one entry"):
         PatchMasker("2x2")(np.ones(3, dtype=bool), np.zeros((8, 8, 3)))

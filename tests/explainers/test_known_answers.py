@@ -117,3 +117,67 @@ def test_real_weights_one_batch_or_many_and_one_class_or_ten():
     np.testing.assert_allclose(
         ten.values[:, :, 0].sum(1) + ten.base_values[:, 0], top[:, 0], atol=1e-6
     )
+
+
+def test_a_masker_assigned_later_serves_both_faces():
+    explainer = PatchKernelShap(lambda x: x.mean((1, 2, 3)))
+    explainer.masker = PatchMasker((2, 2), 0.25)
+    attributions = explainer.attribute(IMAGES, n_samples=16, return_input_shape=False)
+    players = explainer.explain_players(IMAGES, max_evals=16, silent=True)
+    np.testing.assert_allclose(attributions, players.values, atol=1e-6)
+    # A changed masker is seen as well.
+    explainer.masker.background = 0.75
+    changed = explainer.attribute(IMAGES, n_samples=16, return_input_shape=False)
+    np.testing.assert_allclose((attributions - changed).sum(1), [0.5, 0.5], atol=1e-6)
+
+
+def test_a_function_makes_players_from_the_images_as_they_were_given():
+    seen = []
+
+    def players(image):
+        seen.append((image.dtype, image.shape))
+        return np.arange(64).reshape(8, 8) // 16
+
+    images = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    for model in (lambda x: x.mean((1, 2, 3)), torch.nn.Flatten()):
+        PatchKernelShap(model, PatchMasker(players))(images, max_evals=16, silent=True)
+    assert seen == [(np.uint8, (8, 8, 3))] * 2
+
+
+def test_a_tolerance_counts_even_when_the_budget_covers_every_coalition():
+    weights = torch.linspace(-1, 1, 12)
+    explainer = PatchKernelShap(lambda x: torch.tanh(x @ weights), tolerance=0.05)
+    rows = torch.ones(1, 12)
+    explainer(rows, max_evals=4096, silent=True)
+    assert explainer.last_run.evaluations[0] < 4096
+    assert explainer.last_run.estimates[0].error_std.max() <= 0.05
+
+
+def test_an_exact_run_that_is_interrupted_keeps_what_it_has():
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return torch.tanh(x.sum(1))
+
+    explainer = PatchKernelShap(model)
+    with pytest.warns(RuntimeWarning, match="Interrupted after"):
+        explanation = explainer(torch.rand(1, 12), max_evals=4096, silent=True)
+    assert not explainer.last_run.estimates[0].exact
+    assert explanation.values.shape == (1, 12)
+
+
+def test_explained_outputs_keep_their_own_numbers_as_names():
+    def model(x):
+        return x.mean((2, 3))
+
+    explainer = PatchKernelShap(model, PatchMasker("1x2"))
+    assert list(explainer(IMAGES, outputs=[2, 0], silent=True).output_names) == [
+        "Output 2",
+        "Output 0",
+    ]
+    own = explainer(IMAGES, outputs=[[2], [1]], silent=True)
+    assert np.array(own.output_names).ravel().tolist() == ["Output 2", "Output 1"]
+    assert explainer.expected_value is None

@@ -242,7 +242,10 @@ def test_outputs(outputs, expected):
     own = np.array(names)[index]
     shared = (index == index[0]).all()
     np.testing.assert_array_equal(some.output_names, own[0] if shared else own)
-    assert_close(explainer.expected_value, some.base_values.mean(axis=0))
+    if shared:
+        assert_close(explainer.expected_value, some.base_values.mean(axis=0))
+    else:
+        assert explainer.expected_value is None
 
 
 @pytest.mark.parametrize("outputs", [10, -11, [0, 10], [[0, 1]], [], [0.5], "first", [[0], [10]]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import Estimate, Estimator
-from .exact import MAX_EXACT_PLAYERS, ExactShapley
+from .exact import ExactShapley
 from .kernel import KernelShap
 from .sampling import SAMPLING_RULES, PairSampler
 
@@ -21,7 +21,9 @@ __all__ = [
 def shapley_estimator(
     n_players: int, budget: int, seed: int | None = 0, sampling: str = "modified_l2"
 ) -> Estimator:
-    """Exact enumeration when the budget covers all 2**n coalitions, KernelSHAP otherwise."""
-    if n_players <= MAX_EXACT_PLAYERS and 2**n_players <= budget:
-        return ExactShapley(n_players)
-    return KernelShap(n_players, budget, seed, sampling)
+    """Estimator for a game; exact when the budget covers all 2**n coalitions.
+
+    KernelSHAP evaluates complete pairs first, so that it has an answer when it is stopped
+    early, and is exact once every pair is drawn.
+    """
+    return KernelShap(n_players, budget, seed, sampling) if n_players > 1 else ExactShapley(1)

@@ -12,7 +12,7 @@ from .base import Estimate, check_values
 
 __all__ = ["MAX_EXACT_PLAYERS", "ExactShapley"]
 
-MAX_EXACT_PLAYERS = 24
+MAX_EXACT_PLAYERS = 20
 _CHUNK = 1 << 14
 
 
@@ -26,7 +26,7 @@ class ExactShapley:
     Parameters
     ----------
     n_players : int
-        Number of players, 1 to 24.
+        Number of players, 1 to 20.
 
     Examples
     --------
@@ -68,14 +68,19 @@ class ExactShapley:
             Value of each of :attr:`coalitions`.
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
-        n = self.n_players
-        weight = np.array([1.0 / (n * comb(n - 1, s)) for s in range(n)])
-        phi = np.zeros((n, v.shape[1]))
-        for start in range(0, len(v), _CHUNK):
-            z = self.coalitions[start : start + _CHUNK]
-            size = z.sum(axis=1)
-            joined = weight[np.maximum(size - 1, 0)][:, None]
-            left = weight[np.minimum(size, n - 1)][:, None]
-            # Centring on v(empty) changes no value and keeps the rounding of large sums small.
-            phi += np.where(z, joined, -left).T @ (v[start : start + _CHUNK] - v[0])
-        return Estimate(phi, np.zeros_like(phi), v[0].copy(), v[1].copy(), len(v), exact=True)
+        return exact_estimate(self.coalitions, v)
+
+
+def exact_estimate(coalitions: NDArray[np.bool_], v: NDArray[np.float64]) -> Estimate:
+    """Shapley values from all 2**n coalitions, the empty one first and the full one second."""
+    n = coalitions.shape[1]
+    weight = np.array([1.0 / (n * comb(n - 1, s)) for s in range(n)])
+    phi = np.zeros((n, v.shape[1]))
+    for start in range(0, len(v), _CHUNK):
+        z = coalitions[start : start + _CHUNK]
+        size = z.sum(axis=1)
+        joined = weight[np.maximum(size - 1, 0)][:, None]
+        left = weight[np.minimum(size, n - 1)][:, None]
+        # Centring on v(empty) changes no value and keeps the rounding of large sums small.
+        phi += np.where(z, joined, -left).T @ (v[start : start + _CHUNK] - v[0])
+    return Estimate(phi, np.zeros_like(phi), v[0].copy(), v[1].copy(), len(v), exact=True)

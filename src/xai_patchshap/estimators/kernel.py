@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import bad
 from .base import Estimate, check_values
+from .exact import exact_estimate
 from .sampling import PairSampler
 
 __all__ = ["KernelShap"]
@@ -42,7 +43,9 @@ class KernelShap:
 
     Standard errors are the jackknife-like HC3 sandwich over pairs (MacKinnon & White,
     1985) with a finite-population correction for each coalition size, or the posterior
-    deviation of the ridge.
+    deviation of the ridge, which is right on average but too small for players that differ
+    much from the others. Where least squares takes over from the ridge the errors become
+    honest and larger: the squared error can double there before it falls again.
 
     Parameters
     ----------
@@ -101,22 +104,26 @@ class KernelShap:
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
         n_pairs = (len(v) - 2) // 2
+        if n_pairs == self._sampler.n_pairs:
+            return exact_estimate(self.coalitions, v)
         empty, full = v[0], v[1]
         n_players = self.coalitions.shape[1]
         equal = (full - empty) / n_players
         design = self._design_of(n_pairs)
         inside, outside = v[2 : 2 + 2 * n_pairs : 2], v[3 : 3 + 2 * n_pairs : 2]
         odd = inside - outside - design.sign_sums[:, None] * equal
-        # v(S) + v(N\S) is constant in an additive game: then least squares is exact.
-        even = inside + outside - (full + empty)
-        scale = np.abs(v).max(axis=0, initial=0.0)
-        additive = np.abs(even).max(axis=0, initial=0.0) <= _ROUNDING * scale
         if design.is_overdetermined:
             psi, std = design.least_squares(odd)
         else:
             psi, std = design.ridge(odd)
-            if design.rank == n_players - 1 and additive.any():
-                psi[:, additive], std[:, additive] = design.least_squares(odd[:, additive])
+            if design.rank == n_players - 1:
+                exact_psi, exact_std = design.least_squares(odd)
+                rounding = _ROUNDING * np.abs(v).max(axis=0)
+                additive = design.is_additive(odd, inside + outside - (full + empty), rounding)
+                psi[:, additive] = exact_psi[:, additive]
+                # Without spare rows least squares interpolates, and says nothing of its error.
+                if design.n_spare >= 2:
+                    std[:, additive] = exact_std[:, additive]
         values_ = psi + equal
         # Projection onto the efficient hyperplane removes what rounding left.
         values_ += ((full - empty) - values_.sum(axis=0)) / n_players
@@ -164,7 +171,35 @@ class _Design:
     @property
     def is_overdetermined(self) -> bool:
         n_free = self.signs.shape[1] - 1
-        return bool(self.rank == n_free and len(self.signs) >= 2 * n_free)
+        if self.rank < n_free or len(self.signs) < 2 * n_free:
+            return False
+        # A direction that rests on one sampled pair has no residual to tell its error from.
+        return bool((self._leverage[self.unseen > 0] < 1.0 - 1e-6).all())
+
+    @property
+    def n_spare(self) -> int:
+        """Pairs beyond those that determine the fit."""
+        return len(self.signs) - self.rank
+
+    @cached_property
+    def _leverage(self) -> Floats:
+        return np.asarray((self._factors[0] ** 2).sum(axis=1))
+
+    def is_additive(self, odd: Floats, even: Floats, rounding: Floats) -> NDArray[np.bool_]:
+        """Which outputs look additive, up to ``rounding`` (K,): then least squares is exact.
+
+        In an additive game the ``even`` parts (m, K) vanish and the fit of the odd parts
+        leaves nothing; both also against the size of the odd parts, for a game that is
+        small beside a large constant.
+        """
+        left = self._factors[0]
+        y = self._root * odd
+        residual = y - left @ (left.T @ y)
+        limit = np.minimum(rounding, 1e-3 * np.abs(odd).max(axis=0))
+        additive = np.abs(even).max(axis=0) <= limit
+        if self.n_spare >= 2:
+            additive &= np.abs(residual).max(axis=0) <= limit * self._root.max()
+        return np.asarray(additive | (np.abs(odd).max(axis=0) == 0))
 
     @property
     def rank(self) -> int:
@@ -197,7 +232,7 @@ class _Design:
         solve = (right / singular) @ left.T
         residual = y - left @ (left.T @ y)
         # An exactly interpolated row has no residual to speak of; the floor avoids 0/0.
-        slack = np.maximum(1.0 - (left**2).sum(axis=1), 1e-6)
+        slack = np.maximum(1.0 - self._leverage, 1e-6)
         variance = (solve**2 * (self.unseen / slack**2)) @ residual**2
         return solve @ y, np.sqrt(variance)
 

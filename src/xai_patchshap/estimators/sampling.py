@@ -47,6 +47,12 @@ class PairSampler:
         ``"modified_l2"``: the geometric mean of the two (Chen et al., NeurIPS 2025,
         arXiv 2506.05216).
 
+    Examples
+    --------
+    >>> halves, strata = PairSampler(4, seed=0).take(7)  # all there are
+    >>> sorted((strata + 1).tolist())  # four of size 1 and 3, three of size 2 and 2
+    [1, 1, 1, 1, 2, 2, 2]
+
     Attributes
     ----------
     mass : ndarray of shape (n_strata,)
@@ -69,12 +75,16 @@ class PairSampler:
         mass, rate = n_sizes / product, n_sizes / product**power
         self.mass: NDArray[np.float64] = mass / mass.sum()
         self.rate: NDArray[np.float64] = rate / rate.sum()
-        seeds = np.random.SeedSequence(seed).spawn(len(sizes) + 1)
-        self._offset = np.random.default_rng(seeds[0]).random()
-        self._strata = [
-            _Stratum(n_players, int(k), s) for k, s in zip(sizes, seeds[1:], strict=True)
-        ]
-        self.n_pairs_of: NDArray[np.float64] = np.array([float(s.n_pairs) for s in self._strata])
+        self._entropy = np.random.SeedSequence(seed).entropy
+        self._offset = np.random.default_rng(self._seed_of(0)).random()
+        self._strata: dict[int, _Stratum] = {}
+        self.n_pairs_of: NDArray[np.float64] = np.array(
+            [float(_pairs_of_size(n_players, int(k))) for k in sizes]
+        )
+
+    def _seed_of(self, size: int) -> np.random.SeedSequence:
+        """Seed of the pairs of one size; 0 stands for the sizes themselves."""
+        return np.random.SeedSequence(self._entropy, spawn_key=(size,))
 
     @property
     def n_pairs(self) -> int:
@@ -97,6 +107,8 @@ class PairSampler:
         halves = np.zeros((n_pairs, self.n_players), dtype=bool)
         for j in np.unique(strata):
             where = np.flatnonzero(strata == j)
+            if j not in self._strata:
+                self._strata[j] = _Stratum(self.n_players, int(j) + 1, self._seed_of(int(j) + 1))
             halves[where] = self._strata[j].take(len(where))
         return halves, strata
 
@@ -121,17 +133,23 @@ class PairSampler:
         return strata
 
 
+def _pairs_of_size(n_players: int, size: int) -> int:
+    """Pairs whose smaller half has ``size`` players; 2**62 stands for anything larger."""
+    if size >= 64:
+        return 2**62
+    return min(comb(n_players, size) // (2 if 2 * size == n_players else 1), 2**62)
+
+
 class _Stratum:
     """All pairs whose smaller half has ``size`` players, in a reproducible random order."""
 
     def __init__(self, n_players: int, size: int, seed: np.random.SeedSequence) -> None:
         self.n_players, self.size = n_players, size
         self.middle = 2 * size == n_players
-        self.n_pairs = comb(n_players, size) // (2 if self.middle else 1)
+        self.n_pairs = _pairs_of_size(n_players, size)
         self._rng = np.random.default_rng(seed)
         self._drawn: list[NDArray[np.bool_]] = []
         self._keys: set[bytes] = set()
-        self._complete = False
 
     def take(self, count: int) -> NDArray[np.bool_]:
         while len(self._drawn) < count:

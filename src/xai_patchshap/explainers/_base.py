@@ -77,6 +77,15 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
         BatchModel(self.model)  # what is not callable is refused here, not on first use
 
     @property
+    def masker(self) -> Any:
+        """Players and background; once assigned, it serves both faces."""
+        return self._masker
+
+    @masker.setter
+    def masker(self, masker: Any) -> None:
+        self._masker, self._own_masker = masker, True
+
+    @property
     def forward_func(self) -> Any:
         """Captum's name for :attr:`model`; assigning one assigns the other."""
         return self.model

@@ -201,7 +201,7 @@ def one_value_per_example(
     def call(inputs: tuple[Tensor, ...], examples: Tensor) -> Any:
         # A shared value has the whole batch for its only example, along a new first axis.
         output = forward(tuple(x[0] for x in inputs), None) if shared else forward(inputs, examples)
-        return as_vector(output) if len(examples) == 1 else output
+        return as_vector(output)
 
     return call
 
@@ -212,7 +212,7 @@ def as_vector(output: Any) -> Any:
     return vector.reshape(-1) if vector.numel() == (len(vector) if vector.dim() else 1) else vector
 
 
-def form_of(output: Any, n_examples: int, per_eval: int) -> bool:
+def is_one_value_per_batch(output: Any, n_examples: int, per_eval: int) -> bool:
     """Whether the model returns one value for the whole batch; an error for other forms."""
     size = output.numel() if isinstance(output, Tensor) else np.size(output)
     if size == 1 and n_examples > 1:

@@ -68,7 +68,8 @@ class CaptumFace(Runner):
             patches, or about 7x7 patches; elements of other inputs play one by one.
         n_samples : int
             Model evaluations for each example, the empty and the full coalition included;
-            never exceeded. If it reaches 2**M, the values are exact.
+            never exceeded. If it reaches 2**M, the values are exact. Captum's default is
+            far too small for 49 patches: eight or more for each player is a good start.
         perturbations_per_eval : int
             Each call of the forward function gets at most this many times N rows.
         return_input_shape : bool
@@ -109,16 +110,17 @@ class CaptumFace(Runner):
         bar = None
         if show_progress:
             bar = partial(progress, desc=f"{self.get_name()} attribution")
+        n_players = 1 + max(int(m.max()) for m in masks if m.numel())
         with model.running():
             output = forward(tensors, None)
-            shared = _captum.form_of(output, n, perturbations_per_eval)
+            shared = _captum.is_one_value_per_batch(output, n, perturbations_per_eval)
             if shared:
                 labels, ids = tuple(m[None] for m in masks), None
                 bound = CoalitionInputs(
                     tuple(x[None] for x in tensors),
                     tuple(b[:, None] for b in backgrounds),
                     labels,
-                    (1 + max(int(m.max()) for m in masks if m.numel()),),
+                    (n_players,),
                 )
             else:
                 labels, ids = _captum.as_labels(masks, n)
@@ -131,7 +133,6 @@ class CaptumFace(Runner):
             )
             full = game.given_full_values(_captum.as_vector(output))
             estimates = self._run(game, full, int(n_samples), started, bar)
-        n_players = 1 + max(int(m.max()) for m in masks if m.numel())
         coefficients = np.zeros((len(estimates), n_players))
         for i, e in enumerate(estimates):
             coefficients[i, slice(None) if ids is None else ids[i]] = e.values[:, 0]

@@ -154,11 +154,13 @@ def choose_names(
     is_scalar: bool,
 ) -> Any:
     """Names of the explained outputs: (k,), or (N, k) where the examples differ."""
-    if names is None:
-        return None
     if is_scalar:
         return None
-    if len(names) != n_outputs:
+    if names is None:
+        if chosen is None:
+            return None
+        names = [f"Output {c}" for c in range(int(chosen.max()) + 1)]
+    elif len(names) != n_outputs:
         raise bad("output_names", f"{len(names)} names", f"{n_outputs}, the outputs of the model")
     table = np.array(names)
     if chosen is None:
@@ -166,19 +168,28 @@ def choose_names(
     return list(table[chosen[0]]) if (chosen == chosen[0]).all() else table[chosen]
 
 
-def spread(result: Result, per_player: Sequence[NDArray[np.float64]], layout: Any) -> Any:
-    """Each player's number divided evenly over its elements: (N, ..., K) or (N, ...)."""
-    data = result.images.data
-    n_outputs = per_player[0].shape[1]
+def check_size(data: NDArray[Any], n_outputs: int) -> None:
+    """Refuse values of elements that would not fit into memory."""
     size = data.size * n_outputs * 8
     if size > _MAX_BYTES:
         raise PatchShapError(
-            f"outputs: got {n_outputs} outputs for inputs of shape {data.shape}; their values "
-            f"would take {size / 2**30:.0f} GiB, expected at most {_MAX_BYTES / 2**30:.0f}. "
+            f"outputs: got {n_outputs} outputs for inputs of shape {data.shape}, whose values "
+            f"take {size / 2**30:.1f} GiB; expected at most {_MAX_BYTES / 2**30:.1f}. "
             "Choose some with outputs=, as in outputs=shap.Explanation.argsort.flip[:5], or "
             "use explain_players(), whose values are per player."
         )
-    out = np.empty((*data.shape, n_outputs))
+
+
+def check_feature_names(names: Sequence[str] | None, n_players: Sequence[int]) -> None:
+    """Refuse names that are not one for each player of every example."""
+    if names is not None and {len(names)} != set(n_players):
+        raise bad("feature_names", f"{len(names)} names", f"{n_players[0]}, one for each player")
+
+
+def spread(result: Result, per_player: Sequence[NDArray[np.float64]], layout: Any) -> Any:
+    """Each player's number divided evenly over its elements: (N, ..., K) or (N, ...)."""
+    data = result.images.data
+    out = np.empty((*data.shape, per_player[0].shape[1]))
     channels = data.shape[-1] if data.ndim == 4 else 1
     for i, (players, values) in enumerate(zip(result.players, per_player, strict=True)):
         count = np.bincount(players.labels.ravel())[:, None] * channels
@@ -194,14 +205,17 @@ def spread_values(result: Result, layout: Any) -> Any:
     return spread(result, [e.values for e in result.estimates], layout)
 
 
-def element_explanation(result: Result, error_bounds: bool) -> shap.Explanation:
+def element_explanation(
+    result: Result, error_bounds: bool, names: Sequence[str] | None = None
+) -> shap.Explanation:
     """What ``explainer(x)`` returns; always channels last."""
+    is_rows = result.images.data.ndim == 2
     stds = [e.error_std for e in result.estimates]
     return shap.Explanation(
         spread_values(result, "NHWC"),
         result.base_values,
         result.images.data,
-        feature_names=result.images.columns,
+        feature_names=(list(names) if names else result.images.columns) if is_rows else None,
         output_names=result.names,
         error_std=spread(result, stds, "NHWC") if error_bounds else None,
         compute_time=result.seconds,
@@ -210,8 +224,6 @@ def element_explanation(result: Result, error_bounds: bool) -> shap.Explanation:
 
 def player_explanation(result: Result, names: Sequence[str] | None) -> shap.Explanation:
     """What ``explain_players(x)`` returns."""
-    if names is not None and {len(names)} != {p.n for p in result.players}:
-        raise bad("feature_names", f"{len(names)} names", f"{result.players[0].n}, one per player")
 
     def pack(rows: list[NDArray[np.float64]]) -> NDArray[Any]:
         rows = [r[..., 0] for r in rows] if result.scalar else rows

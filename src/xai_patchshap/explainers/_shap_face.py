@@ -46,7 +46,8 @@ class ShapFace(Runner):
             A module gets them channels first; any other callable gets what came.
         max_evals : int or "auto"
             Model evaluations for each example, the empty and the full coalition included;
-            never exceeded. ``"auto"``: ten for each player, at least 500.
+            never exceeded. ``"auto"``: ten coalitions for each player, at least 500, each
+            evaluated once for each background.
         error_bounds : bool
             Whether to give the standard errors of the values as ``error_std``.
         batch_size : int or "auto"
@@ -73,7 +74,7 @@ class ShapFace(Runner):
             name = next(iter(kwargs), "main_effects")
             raise bad("arguments", name, "only the arguments in the documentation")
         result = self._explain(args, max_evals, batch_size, outputs, silent)
-        return _shap.element_explanation(result, error_bounds)
+        return _shap.element_explanation(result, error_bounds, self.feature_names)
 
     def explain_players(
         self,
@@ -95,7 +96,7 @@ class ShapFace(Runner):
             ``values`` and ``error_std`` (N, n_players, K), ``data`` (N, n_players) the
             mean intensity of each player, ``feature_names`` the players.
         """
-        result = self._explain((x,), max_evals, batch_size, outputs, silent)
+        result = self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
         return _shap.player_explanation(result, self.feature_names)
 
     def shap_values(
@@ -103,6 +104,7 @@ class ShapFace(Runner):
         x: Any,
         ranked_outputs: int | None = None,
         output_rank_order: str = "max",
+        check_additivity: bool = True,
         *,
         max_evals: int | str = "auto",
         batch_size: int | str = "auto",
@@ -118,12 +120,16 @@ class ShapFace(Runner):
             Explain only this many outputs of each example, and return their indices too.
         output_rank_order : {"max", "min", "max_abs"}
             How outputs are ranked.
+        check_additivity : bool
+            Accepted for DeepExplainer's sake; the values always add up.
 
         Returns
         -------
         ndarray (N, ..., K), or a tuple of it and indices (N, ranked_outputs)
         """
         if ranked_outputs is not None:
+            if outputs is not None:
+                raise bad("outputs", "both outputs and ranked_outputs", "one of them")
             outputs = _shap.Ranked(ranked_outputs, output_rank_order)
         result = self._explain((x,), max_evals, batch_size, outputs, silent)
         values = _shap.spread_values(result, result.images.given_layout)
@@ -144,19 +150,26 @@ class ShapFace(Runner):
         rows = tuple(a[None] for a in row_args)
         result = self._explain(rows, max_evals, batch_size, outputs, silent)
         explanation = _shap.element_explanation(result, error_bounds)
-        values = explanation.values[0]
         shape = result.images.data.shape[1:]
-        n_elements = int(np.prod(shape))
+        values = explanation.values[0]
+        values = values.reshape(int(np.prod(shape)), *values.shape[len(shape) :])
         return {
-            "values": values.reshape(n_elements, *values.shape[len(shape) :]),
+            "values": values,
             "expected_values": np.asarray(explanation.base_values)[0],
             "mask_shapes": [shape],
             "output_indices": result.output_indices(0),
+            # shap reshapes values by mask_shapes, but not their errors.
             "error_std": explanation.error_std[0] if error_bounds else None,
         }
 
     def _explain(
-        self, args: tuple[Any, ...], max_evals: Any, batch_size: Any, outputs: Any, silent: bool
+        self,
+        args: tuple[Any, ...],
+        max_evals: Any,
+        batch_size: Any,
+        outputs: Any,
+        silent: bool,
+        per_player: bool = False,
     ) -> _shap.Result:
         """The shap face up to the point where values get a shape."""
         started = time.perf_counter()
@@ -171,7 +184,9 @@ class ShapFace(Runner):
             self.model, numpy_io=not isinstance(args[0], Tensor), autocast=self.autocast
         )
         images = _shap.as_images(args[0], self.masker.layout, for_module=model.module is not None)
-        bound, players = self.masker.prepare(images.x, images.layout, self.model_patch_size)
+        bound, players = self.masker.prepare(
+            images.x, images.layout, self.model_patch_size, images.data
+        )
         limit = None
         if max_evals != "auto":
             self._check_budget("max_evals", max_evals, bound.n_backgrounds)
@@ -195,11 +210,17 @@ class ShapFace(Runner):
             if chosen is not None:
                 game.select(chosen)
                 full = np.take_along_axis(full, chosen, axis=1)
+            # What can still be wrong is found now, not after the budget is spent.
+            names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
+            if not per_player:
+                _shap.check_size(images.data, full.shape[1])
+            if per_player or images.layout is None:
+                _shap.check_feature_names(self.feature_names, bound.n_players)
             estimates = self._run(game, full, limit, started, bar)
-        names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
         result = _shap.Result(
             images, players, estimates, chosen, game.is_scalar, names, time.perf_counter() - started
         )
-        base = result.base_values
-        self.expected_value = base.mean(axis=0)
+        # An average over examples makes sense only where all explain the same outputs.
+        same = chosen is None or bool((chosen == chosen[0]).all())
+        self.expected_value = result.base_values.mean(axis=0) if same else None
         return result

@@ -37,7 +37,8 @@ class PatchKernelShap(PatchExplainer):
     ----------
     model : torch.nn.Module or callable
         Maps a batch to outputs (B, K) or (B,). A module runs in evaluation mode and
-        without gradients, on its own device, and is left as it was.
+        without gradients, on its own device, and is left as it was; a function around a
+        module sees to its mode itself.
     masker : PatchMasker or background, optional
         Players and background. By default hidden elements are 0; see
         :class:`PatchMasker` for the default players.
@@ -52,9 +53,10 @@ class PatchKernelShap(PatchExplainer):
         How coalition sizes are drawn; see :class:`~xai_patchshap.estimators.PairSampler`.
     tolerance : float, optional
         Stop before the budget is spent once the largest standard error of an example's
-        explained outputs is at most this.
+        explained outputs is at most this. As one standard error it is no bound: about one
+        value in three is further off.
     autocast : torch.dtype, optional
-        Run a module under ``torch.autocast``, for example ``torch.bfloat16``.
+        Run a model that is a module under ``torch.autocast``, as in ``torch.bfloat16``.
     feature_names : sequence of str, optional
         Names of the players, for :meth:`explain_players`.
     linearize_link, algorithm
@@ -185,5 +187,6 @@ class PatchKernelShap(PatchExplainer):
         most = len(estimator.coalitions)
         if self.tolerance is None:
             return most
-        start = estimator.coalitions.shape[1] * 2 + 2
+        # The first look comes where least squares has data enough for honest errors.
+        start = 4 * estimator.coalitions.shape[1]
         return int(min(most, max(estimator.min_coalitions, start, 2 * int(done * _GROWTH / 2))))
