@@ -158,6 +158,7 @@ class ShapFace(Runner):
             "expected_values": np.asarray(explanation.base_values)[0],
             "mask_shapes": [shape],
             "output_indices": result.output_indices(0),
+            "output_names": result.names,
             # shap reshapes values by mask_shapes, but not their errors.
             "error_std": explanation.error_std[0] if error_bounds else None,
         }
