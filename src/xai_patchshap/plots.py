@@ -143,7 +143,7 @@ def _label_position(inside: NDArray[np.bool_]) -> tuple[float, float]:
     rows, cols = np.nonzero(inside)
     height, width = np.ptp(rows) + 1, np.ptp(cols) + 1
     if inside.sum() == height * width:
-        step = min(height, width, max(inside.shape) / 14) * 0.25
+        step = min(height, width, max(inside.shape) / 14) * 0.42
         return float(cols.min() + step), float(rows.min() + step)
     depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
     row, col = np.unravel_index(np.argmax(depth), depth.shape)
