@@ -7,7 +7,6 @@ import math
 import random
 
 import captum
-import matplotlib as mpl
 import numpy as np
 import pytest
 import shap
@@ -26,22 +25,6 @@ from captum.testing.helpers.basic_models import (
 from torch import nn
 
 from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError
-
-mpl.use("Agg")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # The models are tiny: threads would only wait for each other.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(1234)
 
 
 def attribute(model, *args, **kwargs):

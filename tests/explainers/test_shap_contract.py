@@ -16,24 +16,8 @@ from torch import nn
 
 from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError
 
-mpl.use("Agg")
-
 TOP3 = shap.Explanation.argsort.flip[:3]
 SIZE = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # The models are tiny: threads would only wait for each other.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(1234)
 
 
 class Net(nn.Module):
