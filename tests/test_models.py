@@ -20,7 +20,7 @@ class Caching(nn.Module):
     def forward(self, x):
         if self.cache is None:
             self.cache = torch.arange(3.0) + 1
-        return (x * self.cache * self.scale).sum(1, keepdim=True)
+        return (x * (self.cache * self.scale)).sum(1, keepdim=True)
 
 
 def test_a_model_that_caches_can_be_trained_afterwards():

@@ -72,7 +72,12 @@ class ShapFace(Runner):
         """
         if main_effects or kwargs:
             name = next(iter(kwargs), "main_effects")
-            raise bad("arguments", name, "only the arguments in the documentation")
+            raise bad(
+                "arguments",
+                name,
+                "only max_evals, error_bounds, batch_size, outputs and silent",
+                "Leave it out, or use shap's own explainers with the masker.",
+            )
         result = self._explain(args, max_evals, batch_size, outputs, silent)
         return _shap.element_explanation(result, error_bounds, self.feature_names)
 
