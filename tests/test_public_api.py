@@ -20,6 +20,7 @@ EXPECTED = json.loads((Path(__file__).parent / "public_api.json").read_text())
 ORDER = [
     "errors",
     "players",
+    "hierarchy",
     "backgrounds",
     "masking",
     "models",
@@ -27,6 +28,7 @@ ORDER = [
     "game",
     "estimators",
     "explainers",
+    "metrics",
     "plots",
     "cli",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .errors import PatchShapError
-from .explainers import PatchExplainer, PatchKernelShap, Run
+from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, Run
 from .masking import PatchMasker
 from .players import Players, grid_players, mask_players
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "OwenBPT",
     "PatchExplainer",
     "PatchKernelShap",
     "PatchMasker",

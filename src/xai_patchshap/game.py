@@ -69,10 +69,14 @@ class Game:
         self.n_outputs: int | None = None
         self.is_scalar = False
         self.columns: NDArray[np.int64] | None = None
+        self.n_guides = 0
 
-    def select(self, columns: NDArray[np.int64] | None) -> None:
-        """Keep only these outputs, (N, k) indices for each example, from now on."""
-        self.columns = columns
+    def select(self, columns: NDArray[np.int64] | None, n_guides: int = 0) -> None:
+        """Keep only these outputs, (N, k) indices for each example, from now on.
+
+        The last ``n_guides`` of them are not explained; they guide adaptive estimators.
+        """
+        self.columns, self.n_guides = columns, n_guides
 
     def full_values(self) -> NDArray[np.float64]:
         """Values (N, K) of the full coalitions, which also check the model's output.

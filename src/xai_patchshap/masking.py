@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .backgrounds import Layout, background_tensor
 from .errors import PatchShapError, bad
+from .hierarchy import axis_tree, bpt_tree
 from .players import Players, PlayersSpec, mask_players, resolve_players
 
 __all__ = ["CoalitionInputs", "PatchMasker", "layout_of", "player_means"]
@@ -142,10 +143,11 @@ class PatchMasker(shap.maskers.Masker):
     ----------
     players : optional
         (rows, columns) or ``"7x7"`` for a grid; 16 or ``"patch:16"`` for patches of 16
-        pixels; an integer mask (H, W), or (N, H, W) with one mask for each image of the
-        batch; a function from an image (H, W, C) to a mask. By default, the patches of
-        the model if it is a vision transformer, else about 7x7 patches; for inputs that
-        are not images, each element.
+        pixels, 1 for single pixels; an integer mask (H, W), or (N, H, W) with one mask for
+        each image of the batch; a function from an image (H, W, C) to a mask. By default,
+        single pixels for :class:`~xai_patchshap.OwenBPT`, else the patches of the model if
+        it is a vision transformer, else about 7x7 patches; for inputs that are not images,
+        each element.
     background : optional
         What stands in for hidden pixels, in the units of the images: a number, a tuple
         with one number per channel, ``"mean"`` (the image's mean colour), ``"blur"`` or
@@ -155,9 +157,11 @@ class PatchMasker(shap.maskers.Masker):
         are averaged over it, and each coalition costs one evaluation per background.
     layout : {"auto", "NCHW", "NHWC"}
         Axes of image batches; see :func:`layout_of`.
-    clustering : {None, "ward"} or ndarray of shape (n - 1, 4), optional
+    clustering : {None, "bpt", "axis", "ward"} or ndarray of shape (n - 1, 4), optional
         Hierarchy of the players as a scipy linkage, which shap's Partition explainer
-        needs; ``"ward"`` clusters patches by where they are. shap's Exact explainer
+        needs: ``"bpt"`` is the data-aware binary partition tree of the image, ``"axis"``
+        halves it, ``"ward"`` clusters players by where they are. ``shap.Explainer`` picks
+        its Partition explainer for a masker with a clustering. shap's Exact explainer
         computes Owen values, not Shapley values, when it finds one.
     seed : int
         Seed of the noise background.
@@ -194,9 +198,14 @@ class PatchMasker(shap.maskers.Masker):
         self._input_clustering = clustering
         # shap asks hasattr(masker, "clustering"): the attribute exists only when asked for.
         if isinstance(clustering, str):
-            if clustering != "ward":
-                raise bad("clustering", repr(clustering), "'ward' or a scipy linkage (n - 1, 4)")
-            self.clustering: Any = self._ward
+            trees = {"ward": self._ward, "bpt": self._bpt, "axis": self._axis}
+            if clustering not in trees:
+                raise bad(
+                    "clustering",
+                    repr(clustering),
+                    "'bpt', 'axis', 'ward' or a scipy linkage (n - 1, 4)",
+                )
+            self.clustering: Any = trees[clustering]
         elif clustering is not None:
             self.clustering = np.asarray(clustering, dtype=np.float64)
         self._last: tuple[tuple[Any, ...], NDArray[Any], CoalitionInputs, Players] | None = None
@@ -338,6 +347,16 @@ class PatchMasker(shap.maskers.Masker):
         count = np.bincount(labels.ravel())
         centre = [np.bincount(labels.ravel(), weights=p) / count for p in position]
         return np.asarray(linkage(np.stack(centre, axis=1), "ward"))
+
+    def _bpt(self, x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
+        image = as_array(x)
+        labels = self._one(x)[1].labels
+        if image.ndim == 3 and image.shape[:2] != labels.shape:
+            image = np.moveaxis(image, 0, -1)
+        return bpt_tree(image, labels).linkage
+
+    def _axis(self, x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
+        return axis_tree(self._one(x)[1].labels).linkage
 
     # ----- for Captum's own methods ------------------------------------------------------
 

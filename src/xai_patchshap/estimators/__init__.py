@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Estimate, Estimator
 from .exact import ExactShapley
 from .kernel import KernelShap
+from .owen import OwenForest, OwenRefiner
 from .sampling import SAMPLING_RULES, PairSampler
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Estimator",
     "ExactShapley",
     "KernelShap",
+    "OwenForest",
+    "OwenRefiner",
     "PairSampler",
     "shapley_estimator",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._base import PatchExplainer
 from ._runner import Run
+from .owen_bpt import OwenBPT
 from .patch_kernel_shap import PatchKernelShap
 
-__all__ = ["PatchExplainer", "PatchKernelShap", "Run"]
+__all__ = ["OwenBPT", "PatchExplainer", "PatchKernelShap", "Run"]

@@ -155,6 +155,15 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
         ) from error
 
 
+def with_guides(selected: Any, output: Any, guides: Tensor | None, examples: Tensor | None) -> Any:
+    """The selected output (B,) with the guide outputs of each row's example behind it."""
+    if guides is None:
+        return selected
+    columns = guides if examples is None else guides[examples.to(guides.device)]
+    flat = output.flatten(1)
+    return torch.cat([as_vector(selected)[:, None], flat.gather(1, columns.to(flat.device))], 1)
+
+
 def matched(extra: tuple[Any, ...], examples: Tensor | None, n: int) -> tuple[Any, ...]:
     """Additional forward arguments for rows that stem from ``examples`` of a batch of n."""
     if examples is None:

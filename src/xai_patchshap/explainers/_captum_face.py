@@ -103,16 +103,20 @@ class CaptumFace(Runner):
         extra = _format_additional_forward_args(additional_forward_args) or ()
         model = BatchModel(self.forward_func, autocast=self.autocast)
 
+        guides: Tensor | None = None
+
         def forward(xs: tuple[Tensor, ...], examples: Tensor | None) -> Any:
             output = model(xs, _captum.matched(extra, examples, n))
-            return _captum.select_target(output, target, examples)
+            selected = _captum.select_target(output, target, examples)
+            return _captum.with_guides(selected, output, guides, examples)
 
         bar = None
         if show_progress:
             bar = partial(progress, desc=f"{self.get_name()} attribution")
         n_players = 1 + max(int(m.max()) for m in masks if m.numel())
         with model.running():
-            output = forward(tensors, None)
+            every_output = model(tensors, extra)
+            output = _captum.select_target(every_output, target, None)
             shared = _captum.is_one_value_per_batch(output, n, perturbations_per_eval)
             if shared:
                 labels, ids = tuple(m[None] for m in masks), None
@@ -131,7 +135,12 @@ class CaptumFace(Runner):
                 perturbations_per_eval * (1 if shared else n),
                 link=self._game_link,
             )
-            full = game.given_full_values(_captum.as_vector(output))
+            if not shared:
+                guides = self._guides(every_output)
+            game.n_guides = 0 if guides is None else guides.shape[1]
+            full = game.given_full_values(
+                _captum.with_guides(_captum.as_vector(output), every_output, guides, None)
+            )
             estimates = self._run(game, full, int(n_samples), started, bar)
         coefficients = np.zeros((len(estimates), n_players))
         for i, e in enumerate(estimates):
@@ -149,6 +158,13 @@ class CaptumFace(Runner):
             return attributions
         gap = [e.values.sum() - (e.full_values - e.base_values)[0] for e in estimates]
         return attributions, torch.tensor(gap, dtype=torch.float32, device=tensors[0].device)
+
+    def _guides(self, output: Any) -> Tensor | None:
+        """Guide outputs (N, g) of an adaptive estimator, as columns of the flat output."""
+        if not isinstance(output, Tensor) or output.dim() < 2:
+            return None
+        columns = self._guide_columns(output.detach().flatten(1).double().cpu().numpy())
+        return None if columns is None else torch.from_numpy(columns)
 
     def attribute_future(self) -> None:
         """Not implemented, as in Captum's KernelShap."""

@@ -85,6 +85,10 @@ class Runner:
         """
         raise NotImplementedError(f"{type(self).__name__} has no estimator of its own")
 
+    def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """Outputs (N, g) that guide an adaptive estimator; ``full`` (N, K) holds them all."""
+        return None
+
     def _auto_budget(self, n_players: int) -> int:
         """Coalitions that ``max_evals="auto"`` stands for."""
         return int(min(2 ** min(n_players, 60), max(500, 10 * n_players)))

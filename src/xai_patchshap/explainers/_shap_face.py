@@ -213,13 +213,20 @@ class ShapFace(Runner):
         with model.running():
             full = game.full_values()
             chosen = _shap.choose_outputs(outputs, full, game.is_scalar)
-            if chosen is not None:
-                game.select(chosen)
-                full = np.take_along_axis(full, chosen, axis=1)
+            guides = None if game.is_scalar else self._guide_columns(full)
+            n_explained = full.shape[1] if chosen is None else chosen.shape[1]
+            kept = chosen
+            if guides is not None:
+                if chosen is None:
+                    kept = np.broadcast_to(np.arange(n_explained), full.shape)
+                kept = np.concatenate([kept, guides], axis=1)
+            if kept is not None:
+                game.select(kept, 0 if guides is None else guides.shape[1])
+                full = np.take_along_axis(full, kept, axis=1)
             # What can still be wrong is found now, not after the budget is spent.
             names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
             if not per_player:
-                _shap.check_size(images.data, full.shape[1])
+                _shap.check_size(images.data, n_explained)
             if per_player or images.layout is None:
                 _shap.check_feature_names(self.feature_names, bound.n_players)
             estimates = self._run(game, full, limit, started, bar)

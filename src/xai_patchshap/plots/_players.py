@@ -1,4 +1,4 @@
-"""Pictures that Captum and shap do not draw. Every function returns its figure."""
+"""Heat maps of players over a photograph."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-from .errors import bad
-
-__all__ = ["attribution_maps", "redraw"]
-
-
-def _transparent_diverging() -> ListedColormap:
-    """Blue, nothing, red: the photograph shows through where the value is near zero."""
-    colors = colormaps["RdBu_r"](np.linspace(0, 1, 255))
-    colors[:, 3] = np.abs(np.linspace(-1, 1, 255)) ** 0.6 * 0.9
-    return ListedColormap(colors, name="transparent_diverging")
+from ..errors import bad
+from ._canvas import borders, new_figure, pale_gray, pixel_extent, transparent_diverging, unit_photo
 
 
 def attribution_maps(
@@ -76,10 +66,8 @@ def attribution_maps(
     >>> len(figure.axes)  # photograph, one map, colour bar
     3
     """
-    shown, players, phi = np.asarray(photo), np.asarray(labels), np.asarray(values, dtype=float)
+    shown, players, phi = unit_photo(photo), np.asarray(labels), np.asarray(values, dtype=float)
     phi = phi[:, None] if phi.ndim == 1 else phi
-    if shown.dtype == np.uint8:
-        shown = shown / 255
     if players.ndim != 2 or phi.ndim != 2 or players.max() >= len(phi) or players.min() < 0:
         raise bad(
             "values",
@@ -89,23 +77,17 @@ def attribution_maps(
     if len(titles) != phi.shape[1]:
         raise bad("titles", f"{len(titles)} of them", f"{phi.shape[1]}, one for each output")
     height, width = players.shape
-    extent = (0.0, float(width), float(height), 0.0)
-    gray = shown if shown.ndim == 2 else shown[..., :3] @ (0.299, 0.587, 0.114)
+    extent = pixel_extent(height, width)
     limit = float(np.abs(phi).max()) or 1.0
     n_panels = 1 + phi.shape[1]
     side = 3.4
-    figure = Figure(
-        figsize=(side * n_panels * max(width / height, 0.6) + 0.9, side + 0.75),
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)  # not pyplot: nothing to close, no window
+    figure = new_figure(side * n_panels * max(width / height, 0.6) + 0.9, side + 0.75)
     panels: list[Any] = list(figure.subplots(1, n_panels, squeeze=False)[0])
     panels[0].imshow(np.clip(shown, 0, 1), extent=extent, cmap="gray")
     panels[0].set_title(photo_title, fontsize=11)
-    colors = ScalarMappable(Normalize(-limit, limit), _transparent_diverging())
+    colors = ScalarMappable(Normalize(-limit, limit), transparent_diverging())
     for panel, column, title in zip(panels[1:], phi.T, titles, strict=True):
-        # A pale photograph keeps the place readable without competing with the colours.
-        panel.imshow(0.45 + 0.55 * gray, extent=extent, cmap="gray", vmin=0, vmax=1)
+        panel.imshow(pale_gray(shown), extent=extent, cmap="gray", vmin=0, vmax=1)
         panel.imshow(colors.to_rgba(column[players]), extent=extent, interpolation="nearest")
         _mark(panel, players, column, n_marked)
         panel.set_title(title, fontsize=11)
@@ -152,12 +134,7 @@ def _label_position(inside: NDArray[np.bool_]) -> tuple[float, float]:
 
 def _border(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Edges of the pixels of a region that face outside, as segments (m, 2, 2) of (x, y)."""
-    padded = np.pad(inside, 1)
-    r, c = np.nonzero(padded[1:] != padded[:-1])  # between rows r-1 and r of the region
-    flat = np.stack([np.stack([c - 1, r], 1), np.stack([c, r], 1)], 1)
-    r, c = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    upright = np.stack([np.stack([c, r - 1], 1), np.stack([c, r], 1)], 1)
-    return np.concatenate([flat, upright]).astype(float)
+    return borders(np.pad(inside, 1)) - 1
 
 
 def redraw(path: str | PathLike[str]) -> Figure:

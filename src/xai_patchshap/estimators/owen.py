@@ -1,0 +1,295 @@
+"""Owen values over a binary partition tree by best-first refinement: pure arrays."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import bad
+from ..hierarchy import PartitionTree
+from .base import Estimate
+
+__all__ = ["OwenForest", "OwenRefiner"]
+
+# (node, context as nodes, row of v(Q), row of v(Q + T), weight)
+Branch: TypeAlias = tuple[int, tuple[int, ...], int, int, float]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# Branches opened before their scores are looked at again: few at first, later a part of
+# what is open already, so that batches stay full. Never a function of budget or batch size.
+_ROUND, _ROUND_PART = 8, 16
+
+
+class OwenRefiner:
+    r"""Owen values of one tree, refined where the game still changes.
+
+    The Owen value (Owen, 1977) of a leaf is its marginal contribution averaged over the
+    orders of the players in which every node of the tree stays together. It is computed
+    from branches (Q, T, w): node T joins the context Q with weight w, worth
+    :math:`w\,(v(Q \cup T) - v(Q))`. Opening T = A + B costs two evaluations,
+    :math:`v(Q \cup A)` and :math:`v(Q \cup B)`, and gives four branches of weight w / 2:
+    (Q, A), (Q, B), (Q + A, B), (Q + B, A) (Rashid et al., AAAI 2026, algorithm 1). A branch
+    that is not open spreads its worth evenly over its players; once all are open, the
+    values are exact. At every moment they add up to v(N) - v(0).
+
+    Branches are opened in the order of
+    :math:`w\,(\lVert v(Q \cup T) - v(Q) \rVert + \epsilon\,s)\,(|T| / n)^\gamma`: what is
+    at stake, times how much of the map it can change. The norm runs over the guide outputs
+    and ``s`` is the norm of v(N) - v(0), so that a large region whose parts cancel is opened
+    too.
+
+    Parameters
+    ----------
+    tree : PartitionTree
+    base_values, full_values : ndarray of shape (K,)
+        Values of the empty and of the full coalition.
+    guides : sequence of int, optional
+        Outputs whose changes decide what is opened; all by default.
+    area_power, floor : float
+        :math:`\gamma` and :math:`\epsilon` above.
+
+    Examples
+    --------
+    >>> from xai_patchshap.hierarchy import axis_tree
+    >>> weights = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> refiner = OwenRefiner(axis_tree([[0, 1], [2, 3]]), np.zeros(1), np.full(1, 10.0))
+    >>> while len(coalitions := refiner.ask(100)):
+    ...     refiner.tell(coalitions @ weights[:, None])
+    >>> refiner.values()[:, 0].tolist(), refiner.exact
+    ([1.0, 2.0, 3.0, 4.0], True)
+    """
+
+    def __init__(
+        self,
+        tree: PartitionTree,
+        base_values: Floats,
+        full_values: Floats,
+        guides: Sequence[int] | None = None,
+        area_power: float = 0.25,
+        floor: float = 0.02,
+    ) -> None:
+        self.tree = tree
+        self._rank = np.argsort(tree.order)  # place of each player in the tree's order
+        self.guides = slice(None) if guides is None else list(guides)
+        self.area_power, self.floor = area_power, floor
+        # Row i of the table is the value of the i-th coalition: empty, full, then asked.
+        self._table = np.empty((64, len(base_values)))
+        self._table[0], self._table[1] = base_values, full_values
+        self.n_coalitions = 2
+        self._settled: list[Branch] = []
+        self._heap: list[tuple[float, int, Branch]] = []
+        self._round: list[Branch] = []
+        self._done = 0  # branches of the round that are open, and what they gave
+        self._fresh: list[Branch] = []
+        self._asked = 0
+        self._n_open = self._count = 0
+        self._scale = float(np.linalg.norm((full_values - base_values)[self.guides]))
+        self._push([(tree.root, (), 0, 1, 1.0)])
+
+    @property
+    def exact(self) -> bool:
+        """Whether every branch is open, so that the values are the tree's Owen values."""
+        return not self._heap and self.round_is_over
+
+    @property
+    def round_is_over(self) -> bool:
+        """Whether all branches chosen last are open."""
+        return self._done == len(self._round)
+
+    def ask(self, most: int) -> Bools:
+        """The next coalitions to evaluate, (m, n) with m at most ``most``.
+
+        None are left once the values are exact.
+        """
+        if self._asked:
+            raise RuntimeError("ask() was called twice without tell()")
+        if self.round_is_over:
+            size = max(_ROUND, self._n_open // _ROUND_PART)
+            self._round = [heapq.heappop(self._heap)[2] for _ in range(min(size, len(self._heap)))]
+            self._done = 0
+        self._asked = min(len(self._round) - self._done, most // 2)
+        coalitions = np.zeros((2 * self._asked, self.tree.n), dtype=bool)
+        start, stop = self.tree.start, self.tree.stop
+        for i in range(self._asked):
+            node, context, *_ = self._round[self._done + i]
+            pair = coalitions[2 * i : 2 * i + 2]
+            for member in context:
+                pair[:, start[member] : stop[member]] = True
+            for row, child in zip(pair, self._children(node), strict=True):
+                row[start[child] : stop[child]] = True
+        return np.asarray(coalitions[:, self._rank])
+
+    def tell(self, values: Floats) -> None:
+        """Take the values (m, K) of the coalitions asked for last.
+
+        Fewer rows than asked for mean that the evaluation was interrupted.
+        """
+        for i in range(len(values) // 2):
+            node, context, without, with_all, weight = self._round[self._done]
+            row = self._store(values[2 * i : 2 * i + 2])
+            a, b = self._children(node)
+            half = weight / 2
+            self._fresh += [
+                (a, context, without, row, half),
+                (b, context, without, row + 1, half),
+                (a, (*context, b), row + 1, with_all, half),
+                (b, (*context, a), row, with_all, half),
+            ]
+            self._done += 1
+            self._n_open += 1
+        self._asked = 0
+        if self.round_is_over:
+            self._push(self._fresh)
+            self._fresh = []
+
+    def values(self, n_outputs: int | None = None) -> Floats:
+        """Values of the players as far as they are known, (n, K) or the first few outputs."""
+        tree = self.tree
+        closed = [*self._settled, *self._fresh, *self._round[self._done :]]
+        closed += [branch for _, _, branch in self._heap]
+        node = np.array([b[0] for b in closed])
+        without = np.array([b[2] for b in closed])
+        with_all = np.array([b[3] for b in closed])
+        size = tree.stop[node] - tree.start[node]
+        share = np.array([b[4] for b in closed]) / size
+        worth = share[:, None] * (
+            self._table[with_all, :n_outputs] - self._table[without, :n_outputs]
+        )
+        nodes, group = np.unique(node, return_inverse=True)
+        density = np.zeros((len(nodes), worth.shape[1]))
+        np.add.at(density, group, worth)
+        ordered = np.zeros((tree.n, worth.shape[1]))
+        for i, d in zip(nodes, density, strict=True):
+            ordered[tree.start[i] : tree.stop[i]] += d
+        return ordered[self._rank]
+
+    def _children(self, node: int) -> tuple[int, int]:
+        a, b = self.tree.children[node - self.tree.n]
+        return int(a), int(b)
+
+    def _store(self, rows: Floats) -> int:
+        """Append two rows to the table of values; returns the index of the first."""
+        at = self.n_coalitions
+        if at + 2 > len(self._table):
+            self._table = np.concatenate([self._table, np.empty_like(self._table)])
+        self._table[at : at + 2] = rows
+        self.n_coalitions += 2
+        return at
+
+    def _push(self, branches: list[Branch]) -> None:
+        if not branches:
+            return
+        rows = np.array([(b[2], b[3]) for b in branches])
+        change = (self._table[rows[:, 1]] - self._table[rows[:, 0]])[:, self.guides]
+        at_stake = np.linalg.norm(change, axis=1) + self.floor * self._scale
+        size = np.array([self.tree.stop[b[0]] - self.tree.start[b[0]] for b in branches])
+        weight = np.array([b[4] for b in branches])
+        with np.errstate(divide="ignore"):
+            # In steps of about one per cent: the model's rounding, which depends on the
+            # batch, does not decide between equals.
+            score = np.round(
+                50 * np.log2(weight * at_stake * (size / self.tree.n) ** self.area_power)
+            )
+        for branch, s, n in zip(branches, score, size, strict=True):
+            if n == 1:
+                self._settled.append(branch)
+            else:
+                # Among equals, the older branch comes first.
+                heapq.heappush(self._heap, (-float(s), self._count, branch))
+                self._count += 1
+
+
+class OwenForest:
+    """Owen values averaged over several trees, which give standard errors.
+
+    The tree on which least was spent advances next. When and where a tree is refined
+    depends on neither budget nor batch size, so that a larger budget only adds to a
+    smaller one.
+
+    Parameters
+    ----------
+    trees : sequence of PartitionTree
+        Trees over the same players.
+    base_values, full_values, guides
+        As for :class:`OwenRefiner`.
+
+    Raises
+    ------
+    PatchShapError
+        If there is no tree, or their players differ in number.
+
+    Examples
+    --------
+    >>> from xai_patchshap.hierarchy import linkage_tree
+    >>> trees = [linkage_tree([[0, 1], [2, 3]]), linkage_tree([[0, 2], [1, 3]])]
+    >>> forest = OwenForest(trees, np.zeros(1), np.ones(1))
+    >>> while len(coalitions := forest.ask(100)):
+    ...     forest.tell(coalitions.any(axis=1)[:, None].astype(float))
+    >>> forest.estimate().values[:, 0].tolist()
+    [0.25, 0.375, 0.375]
+    """
+
+    def __init__(
+        self,
+        trees: Sequence[PartitionTree],
+        base_values: Floats,
+        full_values: Floats,
+        guides: Sequence[int] | None = None,
+    ) -> None:
+        if not trees or len({tree.n for tree in trees}) > 1:
+            came = f"{len(trees)} trees over {sorted({tree.n for tree in trees})} players"
+            raise bad("trees", came, "at least one, all over the same players")
+        self.base_values, self.full_values = base_values, full_values
+        self.refiners = [OwenRefiner(tree, base_values, full_values, guides) for tree in trees]
+        self._active = self.refiners[0]
+
+    @property
+    def n_coalitions(self) -> int:
+        """Coalitions whose values are known, the empty and the full one included."""
+        return 2 + sum(r.n_coalitions - 2 for r in self.refiners)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all trees are exact."""
+        return all(r.exact for r in self.refiners)
+
+    def ask(self, most: int) -> Bools:
+        """The next coalitions (m, n), m at most ``most``; none once all trees are exact."""
+        if self._active.round_is_over:
+            left = [r for r in self.refiners if not r.exact]
+            self._active = min(left, key=lambda r: r.n_coalitions, default=self._active)
+        return self._active.ask(most)
+
+    def tell(self, values: Floats) -> None:
+        """Take the values (m, K) of the coalitions asked for last."""
+        self._active.tell(values)
+
+    def estimate(self, n_outputs: int | None = None) -> Estimate:
+        """Values and standard errors of the players, for all or the first few outputs.
+
+        The standard error is that of the mean over the trees, as if their differences were
+        chance. A single tree tells nothing about its error: it is infinite. Both are zero
+        once the values are exact.
+        """
+        used = [r for r in self.refiners if r.n_coalitions > 2] or self.refiners[:1]
+        values = np.stack([r.values(n_outputs) for r in used])
+        mean = values.mean(axis=0)
+        if self.exact:
+            error = np.zeros_like(mean)
+        elif len(used) == 1:
+            error = np.full_like(mean, np.inf)
+        else:
+            error = values.std(axis=0, ddof=1) / np.sqrt(len(used))
+        return Estimate(
+            mean,
+            error,
+            self.base_values[:n_outputs],
+            self.full_values[:n_outputs],
+            self.n_coalitions,
+            self.exact,
+        )

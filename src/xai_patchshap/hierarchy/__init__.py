@@ -1,0 +1,8 @@
+"""Hierarchies of players: binary partition trees, data-aware or axis-aligned."""
+
+from __future__ import annotations
+
+from ._bpt import bpt_tree
+from ._tree import PartitionTree, axis_tree, linkage_tree
+
+__all__ = ["PartitionTree", "axis_tree", "bpt_tree", "linkage_tree"]

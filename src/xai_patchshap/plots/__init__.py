@@ -1,0 +1,9 @@
+"""Pictures that Captum and shap do not draw. Every function returns its figure."""
+
+from __future__ import annotations
+
+from ._curves import metric_curves
+from ._pixels import compare_maps, region_outlines
+from ._players import attribution_maps, redraw
+
+__all__ = ["attribution_maps", "compare_maps", "metric_curves", "redraw", "region_outlines"]
