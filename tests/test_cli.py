@@ -141,3 +141,29 @@ def test_backgrounds_by_number_colour_and_file(workplace):
         with np.load(out) as saved:
             assert saved["base_values"] == pytest.approx([base], abs=0.06)
     assert explain(workplace, white, "--background", "greyish") == 2
+
+
+def test_owen_bpt_explains_pixels_and_its_file_can_be_redrawn(workplace, capsys):
+    options = ["--method", "owen-bpt", "--players", "patch:1", "--classes", "0,1"]
+    options += ["--hierarchy", "bpt,axis", "--trees", "1", "--budget", "200"]
+    assert explain(workplace, workplace / "ramp.jpg", *options) == 0
+    out = capsys.readouterr().out
+    assert "1024 players, 200 model evaluations (budget 200), estimated" in out
+    assert "row 0" not in out  # single pixels are not worth a line
+    with np.load(workplace / "out" / "ramp.npz") as saved:
+        gap = saved["full_values"] - saved["base_values"]
+        np.testing.assert_allclose(saved["values"].sum(axis=0), gap, atol=1e-9)
+        assert np.isfinite(saved["error_std"]).all()
+        assert str(saved["label"]).startswith("Owen value")
+    figure = redraw(workplace / "out" / "ramp.npz")
+    assert [panel.get_title() for panel in figure.axes[1:3]] != ["", ""]
+
+
+def test_options_of_another_method_are_refused(workplace, capsys):
+    ramp = workplace / "ramp.jpg"
+    assert explain(workplace, ramp, "--trees", "3") == 2
+    assert "--trees: got 3; expected it with --method owen-bpt only" in capsys.readouterr().err
+    assert explain(workplace, ramp, "--method", "owen-bpt", "--tolerance", "0.1") == 2
+    assert "it with --method patch-kernel-shap only" in capsys.readouterr().err
+    assert explain(workplace, ramp, "--method", "owen-bpt", "--hierarchy", "tree") == 2
+    assert "hierarchy: got 'tree'; expected one of ('bpt', 'axis')" in capsys.readouterr().err

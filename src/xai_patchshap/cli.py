@@ -15,15 +15,22 @@ from PIL import Image
 
 from . import __version__
 from .errors import PatchShapError, bad
-from .explainers import PatchExplainer, PatchKernelShap
+from .explainers import OwenBPT, PatchExplainer, PatchKernelShap
 from .masking import PatchMasker
 from .models import BatchModel
 from .named_models import DEMO_MODEL, NamedModel, load_model
-from .plots import attribution_maps
+from .plots import redraw
 
 __all__ = ["main"]
 
-METHODS: dict[str, type[PatchExplainer]] = {"patch-kernel-shap": PatchKernelShap}
+METHODS: dict[str, type[PatchExplainer]] = {
+    "patch-kernel-shap": PatchKernelShap,
+    "owen-bpt": OwenBPT,
+}
+# The options of one method only, as they are called in its constructor.
+OWN_OPTIONS = {"tolerance": "patch-kernel-shap", "hierarchy": "owen-bpt", "n_trees": "owen-bpt"}
+# Beyond this many players, single ones are not worth a line.
+_FEW = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         batch_size="auto",
         size=None,
         tolerance=None,
+        hierarchy=None,
+        n_trees=None,
     )
     explain = commands.add_parser("explain", help="explain your images and your model")
     explain.set_defaults(run=_explain)
@@ -73,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--weights", help="a checkpoint file, or 'random'")
     explain.add_argument("--method", choices=sorted(METHODS), default="patch-kernel-shap")
     explain.add_argument(
-        "--players", help="ROWSxCOLUMNS or patch:PIXELS (a ViT's own patches, else 7x7)"
+        "--players",
+        help="ROWSxCOLUMNS or patch:PIXELS (owen-bpt: pixels; else a ViT's own patches, or 7x7)",
     )
     explain.add_argument(
         "--background",
@@ -88,7 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--batch-size", default="auto", type=_auto_or_int)
     explain.add_argument("--size", type=int, help="side of the image for a model of your own (224)")
     explain.add_argument(
-        "--tolerance", type=float, help="stop when the largest standard error is this small"
+        "--tolerance",
+        type=float,
+        help="patch-kernel-shap: stop when the largest standard error is this small",
+    )
+    explain.add_argument(
+        "--hierarchy", type=_hierarchy, help="owen-bpt: bpt, axis or bpt,axis (bpt)"
+    )
+    explain.add_argument(
+        "--trees", dest="n_trees", type=int, help="owen-bpt: trees of each kind (2)"
     )
     for command, out in ((demo, "xai-patchshap-demo"), (explain, "xai-patchshap-out")):
         command.add_argument(
@@ -104,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _auto_or_int(text: str) -> int | str:
     return text if text == "auto" else int(text)
+
+
+def _hierarchy(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -149,7 +171,14 @@ def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) 
             raise bad("--device", repr(arguments.device), "none for a model that is a function")
         named.model.to(arguments.device)
     masker = PatchMasker(arguments.players, _background(arguments.background, named))
-    options = {} if arguments.tolerance is None else {"tolerance": arguments.tolerance}
+    options: dict[str, Any] = {}
+    for option, method in OWN_OPTIONS.items():
+        given = getattr(arguments, option)
+        if given is not None:
+            if method != arguments.method:
+                flag = "--trees" if option == "n_trees" else f"--{option}"
+                raise bad(flag, given, f"it with --method {method} only")
+            options[option] = given
     explainer = METHODS[arguments.method](named.model, masker, seed=arguments.seed, **options)
     explainer._bar_delay = 0.0
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -206,6 +235,8 @@ def _explain_one(
             f"  {class_name}: f(x) - f(background) = {difference:+.6f}, "
             f"sum of attributions = {estimate.values[:, k].sum():+.6f}"
         )
+        if len(estimate.values) >= _FEW:
+            continue
         strongest = np.argsort(-np.abs(estimate.values[:, k]), kind="stable")[:5]
         for rank, player in enumerate(strongest, start=1):
             print(
@@ -221,10 +252,8 @@ def _explain_one(
             f"{n}\n{named.scale} {scores[c]:.3f}" for n, c in zip(names, classes, strict=True)
         ],
         "photo_title": name,
-        "label": f"Shapley value ({named.scale})",
+        "label": f"{'Owen' if arguments.method == 'owen-bpt' else 'Shapley'} value ({named.scale})",
     }
-    figure = attribution_maps(**picture)
-    figure.savefig(arguments.out / f"{name}.png", dpi=150)
     np.savez_compressed(
         arguments.out / f"{name}.npz",
         **picture,
@@ -242,6 +271,7 @@ def _explain_one(
         background=str(arguments.background),
         version=__version__,
     )
+    redraw(arguments.out / f"{name}.npz").savefig(arguments.out / f"{name}.png", dpi=150)
     print(f"  wrote {arguments.out / name}.png and .npz")
 
 

@@ -50,6 +50,8 @@ class OwenRefiner:
         Values of the empty and of the full coalition.
     guides : sequence of int, optional
         Outputs whose changes decide what is opened; all by default.
+    guide_weights : sequence of float, optional
+        Weight of each guide in the norm; equal by default.
     area_power, floor : float
         :math:`\gamma` and :math:`\epsilon` above.
 
@@ -70,12 +72,14 @@ class OwenRefiner:
         base_values: Floats,
         full_values: Floats,
         guides: Sequence[int] | None = None,
-        area_power: float = 0.25,
-        floor: float = 0.02,
+        guide_weights: Sequence[float] | None = None,
+        area_power: float = 0.1,
+        floor: float = 0.01,
     ) -> None:
         self.tree = tree
         self._rank = np.argsort(tree.order)  # place of each player in the tree's order
-        self.guides = slice(None) if guides is None else list(guides)
+        self.guides = list(range(len(base_values)) if guides is None else guides)
+        self.guide_weights = np.ones(len(self.guides)) if guide_weights is None else guide_weights
         self.area_power, self.floor = area_power, floor
         # Row i of the table is the value of the i-th coalition: empty, full, then asked.
         self._table = np.empty((64, len(base_values)))
@@ -88,7 +92,7 @@ class OwenRefiner:
         self._fresh: list[Branch] = []
         self._asked = 0
         self._n_open = self._count = 0
-        self._scale = float(np.linalg.norm((full_values - base_values)[self.guides]))
+        self._scale = float(self._norm((full_values - base_values)[None])[0])
         self._push([(tree.root, (), 0, 1, 1.0)])
 
     @property
@@ -112,7 +116,7 @@ class OwenRefiner:
             size = max(_ROUND, self._n_open // _ROUND_PART)
             self._round = [heapq.heappop(self._heap)[2] for _ in range(min(size, len(self._heap)))]
             self._done = 0
-        self._asked = min(len(self._round) - self._done, most // 2)
+        self._asked = min(len(self._round) - self._done, max(0, most // 2))
         coalitions = np.zeros((2 * self._asked, self.tree.n), dtype=bool)
         start, stop = self.tree.start, self.tree.stop
         for i in range(self._asked):
@@ -181,12 +185,16 @@ class OwenRefiner:
         self.n_coalitions += 2
         return at
 
+    def _norm(self, change: Floats) -> Floats:
+        """Norm (m,) of changes (m, K) over the guide outputs."""
+        return np.asarray(np.linalg.norm(change[:, self.guides] * self.guide_weights, axis=1))
+
     def _push(self, branches: list[Branch]) -> None:
         if not branches:
             return
         rows = np.array([(b[2], b[3]) for b in branches])
-        change = (self._table[rows[:, 1]] - self._table[rows[:, 0]])[:, self.guides]
-        at_stake = np.linalg.norm(change, axis=1) + self.floor * self._scale
+        change = self._table[rows[:, 1]] - self._table[rows[:, 0]]
+        at_stake = self._norm(change) + self.floor * self._scale
         size = np.array([self.tree.stop[b[0]] - self.tree.start[b[0]] for b in branches])
         weight = np.array([b[4] for b in branches])
         with np.errstate(divide="ignore"):
@@ -207,16 +215,20 @@ class OwenRefiner:
 class OwenForest:
     """Owen values averaged over several trees, which give standard errors.
 
-    The tree on which least was spent advances next. When and where a tree is refined
-    depends on neither budget nor batch size, so that a larger budget only adds to a
-    smaller one.
+    The first ``head_start`` evaluations go to the first tree, since a shallow map of two
+    trees is worse than a deeper one of a single tree; after that, the tree on which least
+    was spent advances next. Trees are weighted by what was spent on them, and equally once
+    all are exact. When and where a tree is refined depends on neither budget nor batch
+    size: a larger budget only adds to a smaller one.
 
     Parameters
     ----------
     trees : sequence of PartitionTree
         Trees over the same players.
-    base_values, full_values, guides
+    base_values, full_values, guides, guide_weights
         As for :class:`OwenRefiner`.
+    head_start : int
+        Evaluations before the second tree is begun.
 
     Raises
     ------
@@ -240,13 +252,18 @@ class OwenForest:
         base_values: Floats,
         full_values: Floats,
         guides: Sequence[int] | None = None,
+        guide_weights: Sequence[float] | None = None,
+        head_start: int = 128,
     ) -> None:
         if not trees or len({tree.n for tree in trees}) > 1:
             came = f"{len(trees)} trees over {sorted({tree.n for tree in trees})} players"
             raise bad("trees", came, "at least one, all over the same players")
         self.base_values, self.full_values = base_values, full_values
-        self.refiners = [OwenRefiner(tree, base_values, full_values, guides) for tree in trees]
+        self.refiners = [
+            OwenRefiner(tree, base_values, full_values, guides, guide_weights) for tree in trees
+        ]
         self._active = self.refiners[0]
+        self.head_start = head_start
 
     @property
     def n_coalitions(self) -> int:
@@ -260,7 +277,8 @@ class OwenForest:
 
     def ask(self, most: int) -> Bools:
         """The next coalitions (m, n), m at most ``most``; none once all trees are exact."""
-        if self._active.round_is_over:
+        ahead = self._active is self.refiners[0] and self._active.n_coalitions - 2 < self.head_start
+        if self._active.round_is_over and (self._active.exact or not ahead):
             left = [r for r in self.refiners if not r.exact]
             self._active = min(left, key=lambda r: r.n_coalitions, default=self._active)
         return self._active.ask(most)
@@ -277,14 +295,18 @@ class OwenForest:
         once the values are exact.
         """
         used = [r for r in self.refiners if r.n_coalitions > 2] or self.refiners[:1]
-        values = np.stack([r.values(n_outputs) for r in used])
-        mean = values.mean(axis=0)
+        spent = np.array([1.0 if self.exact else r.n_coalitions - 2.0 for r in used])
+        weights = spent / spent.sum() if spent.any() else np.ones(1)
+        each = [r.values(n_outputs) for r in used]
+        mean = sum(w * v for w, v in zip(weights, each, strict=True))
         if self.exact:
             error = np.zeros_like(mean)
         elif len(used) == 1:
             error = np.full_like(mean, np.inf)
         else:
-            error = values.std(axis=0, ddof=1) / np.sqrt(len(used))
+            # The variance of a weighted mean of independent values of equal variance.
+            spread = sum(w * (v - mean) ** 2 for w, v in zip(weights, each, strict=True))
+            error = np.sqrt(spread * (weights @ weights) / (1 - weights @ weights))
         return Estimate(
             mean,
             error,

@@ -55,14 +55,15 @@ class OwenBPT(PatchExplainer):
     n_trees : int
         Trees of each kind, which share the budget. From the second on, "bpt" sees the
         image with a little noise and "axis" cuts beside the middle; the average over trees
-        makes better maps than a single one and gives standard errors. 1 gives the Owen
-        values of a single tree.
+        makes better maps than a single one and gives standard errors. The first 128
+        evaluations go to the first tree, whose error is unknown (infinite) until a second
+        one joins. 1 gives the Owen values of a single tree.
     compactness : float
         How much the data-aware tree prefers round regions; see
         :func:`~xai_patchshap.hierarchy.bpt_tree`. 0 gives the published tree.
     guides : int
         The outputs that decide what is refined: this many that are largest on the whole
-        input, whatever outputs are explained.
+        input, whatever outputs are explained. The r-th largest has weight 1/r.
     warm_start : bool
         Keep what was computed: a call with the same input and a larger budget continues
         where the last one stopped, with the result that the larger budget would have had.
@@ -192,6 +193,7 @@ class OwenBPT(PatchExplainer):
             kept = self._kept.get(i)
             if kept is not None and _same(kept[0], keys[i]):
                 forests[i] = kept[1]
+                forests[i].tell(full[:0])  # what an earlier call asked for before it failed
         fresh = [i for i in examples if i not in forests]
         empty = {i: np.zeros((1, game.bound.n_players[i]), dtype=bool) for i in fresh}
         base = game.evaluate(empty) if fresh else {}
@@ -199,7 +201,9 @@ class OwenBPT(PatchExplainer):
             if not len(base[i]):
                 raise KeyboardInterrupt  # too early for any answer
             guides = range(n_outputs, full.shape[1]) if game.n_guides else None
-            forests[i] = OwenForest(self._grow(game.bound, i), base[i][0], full[i], guides)
+            weights = [1 / rank for rank in range(1, game.n_guides + 1)] or None
+            trees = self._grow(game.bound, i)
+            forests[i] = OwenForest(trees, base[i][0], full[i], guides, weights)
         budget = dict(zip(examples, budgets, strict=True))
         while not game.interrupted:
             asked = {i: f.ask(budget[i] - f.n_coalitions) for i, f in forests.items()}

@@ -44,8 +44,8 @@ def bpt_tree(
         whose scale of 0 to 255 times ``compactness`` spans the longer side of the image:
         regions become rounder.
     noise : float
-        Deviation of normal noise added to the colours, as a share of their scale; for
-        several different trees of one image.
+        Deviation of normal noise added to the image on a scale of 0 to 1; for several
+        different trees of one image.
     seed : int
         Seed of the noise.
 
@@ -74,10 +74,11 @@ def bpt_tree(
         raise bad("image", f"shape {np.shape(image)}", "a nonempty image (H, W) or (H, W, C)")
     if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
         raise bad("image", f"dtype {x.dtype} with NaN or no numbers", "finite numbers")
-    colour = _lab(_unit(x)) if x.shape[2] == 3 else 255 * _unit(x)
-    height, width = x.shape[:2]
+    unit = _unit(x)
     if noise:
-        colour = colour + np.random.default_rng(seed).normal(0, 255 * noise, colour.shape)
+        unit = np.clip(unit + np.random.default_rng(seed).normal(0, noise, x.shape), 0, 1)
+    colour = _lab(unit) if x.shape[2] == 3 else 255 * unit
+    height, width = x.shape[:2]
     if compactness:
         step = 255 * compactness / max(height - 1, width - 1, 1)
         colour = np.concatenate([colour, step * np.moveaxis(np.indices((height, width)), 0, -1)], 2)

@@ -17,6 +17,10 @@ from scipy.ndimage import distance_transform_edt
 
 from ..errors import bad
 from ._canvas import borders, new_figure, pale_gray, pixel_extent, transparent_diverging, unit_photo
+from ._pixels import compare_maps
+
+# From this many players on, they are drawn as a map of pixels.
+_MANY = 1000
 
 
 def attribution_maps(
@@ -138,7 +142,10 @@ def _border(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def redraw(path: str | PathLike[str]) -> Figure:
-    """Draw the picture of an ``.npz`` that ``xai-patchshap`` saved again.
+    """Draw the picture of an ``.npz`` that ``xai-patchshap`` saved.
+
+    Up to a thousand players are drawn by :func:`attribution_maps`, pixels by
+    :func:`compare_maps`.
 
     Parameters
     ----------
@@ -147,11 +154,11 @@ def redraw(path: str | PathLike[str]) -> Figure:
         ``photo_title``.
     """
     with np.load(path, allow_pickle=False) as saved:
-        return attribution_maps(
-            saved["photo"],
-            saved["labels"],
-            saved["values"],
-            [str(t) for t in saved["titles"]],
-            photo_title=str(saved["photo_title"]),
-            label=str(saved["label"]),
-        )
+        photo, labels, values = saved["photo"], saved["labels"], saved["values"]
+        titles = [str(t) for t in saved["titles"]]
+        photo_title, label = str(saved["photo_title"]), str(saved["label"])
+    if len(values) < _MANY:
+        return attribution_maps(photo, labels, values, titles, photo_title=photo_title, label=label)
+    density = values / np.bincount(labels.ravel())[:, None]
+    maps = {"": density[labels]}
+    return compare_maps(photo, maps, titles, photo_title=photo_title, label=label)
