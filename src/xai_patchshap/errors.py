@@ -6,6 +6,9 @@ Every message says what came, what was expected, and how to mend it; the helper
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 __all__ = ["PatchShapError"]
 
 
@@ -21,3 +24,11 @@ def bad(what: str, came: object, expected: str, mend: str = "") -> PatchShapErro
     """Build the error for argument ``what``: what came, what was expected, how to mend it."""
     message = f"{what}: got {came}; expected {expected}."
     return PatchShapError(f"{message} {mend}".rstrip())
+
+
+def check_amount(what: str, value: Any, limit: float = math.inf) -> None:
+    """Raise unless ``value`` is a finite number of at least 0 and less than ``limit``."""
+    number = not isinstance(value, bool | str) and hasattr(value, "__float__")
+    if not number or not 0 <= float(value) < limit:
+        below = "" if limit == math.inf else f" and less than {limit:g}"
+        raise bad(what, repr(value), f"a number of at least 0{below}")

@@ -47,6 +47,9 @@ class Game:
         Time spent inside ``forward``.
     interrupted : bool
         Whether Ctrl-C ended an evaluation early.
+    question : Any
+        What is asked of the outputs, where :attr:`columns` does not say it; two games with
+        equal questions, inputs and outputs are one game for a warm start.
     progress : tqdm or None
         A bar that is told of the evaluations, once it is set.
     """
@@ -70,6 +73,7 @@ class Game:
         self.is_scalar = False
         self.columns: NDArray[np.int64] | None = None
         self.n_guides = 0
+        self.question: Any = None
 
     def select(self, columns: NDArray[np.int64] | None, n_guides: int = 0) -> None:
         """Keep only these outputs, (N, k) indices for each example, from now on.
@@ -123,6 +127,9 @@ class Game:
             return values
         with np.errstate(all="ignore"):
             linked = np.asarray(self.link(values), dtype=np.float64)
+        n_explained = values.shape[1] - self.n_guides
+        # Guides only steer: where the link is undefined for them, they keep still.
+        linked[:, n_explained:] = np.nan_to_num(linked[:, n_explained:], posinf=0.0, neginf=0.0)
         if not np.isfinite(linked).all():
             raise bad(
                 "link",
@@ -154,17 +161,21 @@ class Game:
                 out = self._outputs(inputs, example)
                 if values is None:
                     values = np.zeros((len(examples), out.shape[1]))
-                np.add.at(values, coalition, out / s)
+                if s == 1:
+                    values[coalition] = out
+                else:
+                    np.add.at(values, coalition, out / s)
                 np.add.at(self.evaluations, examples[coalition], 1)
                 done = int(rows[-1]) + 1
                 if self.progress is not None:
                     self.progress.update(len(rows))
         except KeyboardInterrupt:
-            if values is None:
+            if self.n_outputs is None:
                 raise
             self.interrupted = True
         if values is None:
-            values = np.zeros((0, self.n_outputs or 0))
+            width = self.n_outputs if self.columns is None else self.columns.shape[1]
+            values = np.zeros((0, width or 0))
         return values, done // s
 
     def _outputs(self, inputs: tuple[Tensor, ...], examples: Tensor) -> NDArray[np.float64]:

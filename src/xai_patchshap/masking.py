@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,14 @@ class CoalitionInputs:
     def n_backgrounds(self) -> int:
         return len(self.backgrounds[0])
 
+    @cached_property
+    def _in_order(self) -> tuple[bool, ...]:
+        """For each input, whether element i is player i: pixels need no look-up."""
+        return tuple(
+            len(m) == 1 and torch.equal(m.reshape(-1), torch.arange(m.numel(), device=m.device))
+            for m in self.labels
+        )
+
     def to(self, device: torch.device | None, memory: torch.memory_format) -> CoalitionInputs:
         """The same inputs on another device, images in the given memory format."""
 
@@ -84,8 +93,11 @@ class CoalitionInputs:
         examples, coalitions = examples.to(device), coalitions.to(device)
         backgrounds = backgrounds.to(device)
         out = []
-        for x, background, labels in zip(self.inputs, self.backgrounds, self.labels, strict=True):
-            if len(labels) == 1:
+        parts = zip(self.inputs, self.backgrounds, self.labels, self._in_order, strict=True)
+        for x, background, labels, in_order in parts:
+            if in_order:
+                shown = coalitions[:, : labels.numel()]
+            elif len(labels) == 1:
                 shown = coalitions.index_select(1, labels.reshape(-1))
             else:
                 shown = coalitions.gather(1, labels[examples].flatten(1))
@@ -350,13 +362,18 @@ class PatchMasker(shap.maskers.Masker):
 
     def _bpt(self, x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
         image = as_array(x)
-        labels = self._one(x)[1].labels
-        if image.ndim == 3 and image.shape[:2] != labels.shape:
+        if image.ndim != 3:
+            raise bad("clustering", f"'bpt' for an input of shape {image.shape}", "an image")
+        batch = x[None]
+        if layout_of(batch, self.layout) == "NCHW":
             image = np.moveaxis(image, 0, -1)
-        return bpt_tree(image, labels).linkage
+        return bpt_tree(image, self._one(x)[1].labels).linkage
 
     def _axis(self, x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
-        return axis_tree(self._one(x)[1].labels).linkage
+        labels = self._one(x)[1].labels
+        if labels.ndim != 2:
+            raise bad("clustering", f"'axis' for an input of shape {np.shape(x)}", "an image")
+        return axis_tree(labels).linkage
 
     # ----- for Captum's own methods ------------------------------------------------------
 

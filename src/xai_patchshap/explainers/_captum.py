@@ -160,8 +160,10 @@ def with_guides(selected: Any, output: Any, guides: Tensor | None, examples: Ten
     if guides is None:
         return selected
     columns = guides if examples is None else guides[examples.to(guides.device)]
-    flat = output.flatten(1)
-    return torch.cat([as_vector(selected)[:, None], flat.gather(1, columns.to(flat.device))], 1)
+    steering = output.flatten(1).gather(1, columns.to(output.device))
+    # Guides only steer: what is not finite among them must not stop anything.
+    steering = torch.nan_to_num(steering, posinf=0.0, neginf=0.0)
+    return torch.cat([as_vector(selected)[:, None], steering], 1)
 
 
 def matched(extra: tuple[Any, ...], examples: Tensor | None, n: int) -> tuple[Any, ...]:

@@ -137,6 +137,9 @@ class CaptumFace(Runner):
             )
             if not shared:
                 guides = self._guides(every_output)
+            # A warm start cannot compare further arguments: they make every call a new question.
+            known = target.tolist() if isinstance(target, Tensor) else target
+            game.question = object() if extra else ("target", known)
             game.n_guides = 0 if guides is None else guides.shape[1]
             full = game.given_full_values(
                 _captum.with_guides(_captum.as_vector(output), every_output, guides, None)

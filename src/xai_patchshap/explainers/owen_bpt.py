@@ -10,7 +10,7 @@ import shap
 import torch
 from numpy.typing import NDArray
 
-from ..errors import PatchShapError, bad
+from ..errors import PatchShapError, bad, check_amount
 from ..estimators import Estimate, OwenForest
 from ..game import Game
 from ..hierarchy import PartitionTree, axis_tree, bpt_tree, linkage_tree
@@ -130,8 +130,7 @@ class OwenBPT(PatchExplainer):
     ) -> None:
         self._check_positive("n_trees", n_trees)
         self._check_positive("guides", guides)
-        if not np.isfinite(compactness) or compactness < 0:
-            raise bad("compactness", compactness, "a number of at least 0")
+        check_amount("compactness", compactness)
         kinds = hierarchy if isinstance(hierarchy, list | tuple) else [hierarchy]
         if kinds and not any(isinstance(k, str) for k in kinds) and np.ndim(kinds[0]) == 1:
             kinds = [hierarchy]  # a linkage as a list of rows
@@ -168,7 +167,7 @@ class OwenBPT(PatchExplainer):
         return 1, 1
 
     def _auto_budget(self, n_players: int) -> int:
-        return int(min(2 ** min(n_players, 60), 500))
+        return 500
 
     def _options(self) -> dict[str, Any]:
         names = ("hierarchy", "n_trees", "compactness", "guides", "warm_start")
@@ -189,7 +188,9 @@ class OwenBPT(PatchExplainer):
             self.trees = []
         forests, keys = {}, {}
         for i in examples:
-            keys[i] = (*(t.clone() for t in _parts(game.bound, i)), full[i])
+            columns = None if game.columns is None else game.columns[i].tolist()
+            settings = (columns, game.question, *self._settings())
+            keys[i] = ([t.clone() for t in _parts(game.bound, i)], full[i], settings)
             kept = self._kept.get(i)
             if kept is not None and _same(kept[0], keys[i]):
                 forests[i] = kept[1]
@@ -217,6 +218,11 @@ class OwenBPT(PatchExplainer):
         self.trees += [[r.tree for r in forests[i].refiners] for i in examples]
         return [forests[i].estimate(n_outputs) for i in examples]
 
+    def _settings(self) -> tuple[Any, ...]:
+        """What else a kept state depends on."""
+        names = ("model", "link", "seed", "hierarchy", "n_trees", "compactness", "guides")
+        return tuple(getattr(self, name) for name in names)
+
     def _grow(self, bound: CoalitionInputs, i: int) -> list[PartitionTree]:
         """The trees of one example."""
         n = bound.n_players[i]
@@ -229,6 +235,7 @@ class OwenBPT(PatchExplainer):
                 trees.append(kind)
                 continue
             image, labels = _image_and_labels(bound, i, kind)
+            pixels = np.array_equal(labels.ravel(), np.arange(labels.size))
             for k in range(self.n_trees):
                 later, own = k > 0, int(seed[k])
                 if kind == "axis":
@@ -237,7 +244,7 @@ class OwenBPT(PatchExplainer):
                     trees.append(
                         bpt_tree(
                             image,
-                            labels,
+                            None if pixels else labels,
                             compactness=self.compactness,
                             noise=_NOISE * later,
                             seed=own,
@@ -254,10 +261,11 @@ def _parts(bound: CoalitionInputs, i: int) -> list[torch.Tensor]:
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    *tensors, full = one
-    *others, other_full = other
-    return (
-        len(tensors) == len(others)
+    (tensors, full, settings), (others, other_full, other_settings) = one, other
+    return bool(
+        settings[:2] == other_settings[:2]
+        and all(a is b for a, b in zip(settings[2:], other_settings[2:], strict=True))
+        and len(tensors) == len(others)
         and all(
             a.shape == b.shape and torch.equal(a, b) for a, b in zip(tensors, others, strict=True)
         )

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import PatchShapError, bad
+from ..errors import bad, check_amount
+from ..players import check_ids, whole_numbers
 from ._merging import merge
 from ._tree import PartitionTree
 
@@ -74,6 +75,8 @@ def bpt_tree(
         raise bad("image", f"shape {np.shape(image)}", "a nonempty image (H, W) or (H, W, C)")
     if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
         raise bad("image", f"dtype {x.dtype} with NaN or no numbers", "finite numbers")
+    check_amount("compactness", compactness, 1e6)  # float32 costs overflow far beyond
+    check_amount("noise", noise, 1e6)
     unit = _unit(x)
     if noise:
         unit = np.clip(unit + np.random.default_rng(seed).normal(0, noise, x.shape), 0, 1)
@@ -90,10 +93,10 @@ def bpt_tree(
         players = np.asarray(labels)
         if players.shape != (height, width):
             raise bad("labels", f"shape {players.shape}", f"{(height, width)}, the image's")
+        players = whole_numbers(players, "labels")
+        check_ids(players, "labels")
         first, second, border, region = _player_graph(players, colour)
     children = merge(first, second, border, region.astype(np.float32))
-    if len(children) != len(region) - 1:
-        raise PatchShapError("labels: got no player for some pixels; expected ids 0..n-1.")
     return PartitionTree.from_children(children)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import bad
+from ..errors import bad, check_amount
+from ..players import check_ids, whole_numbers
 
 __all__ = ["PartitionTree", "axis_tree", "linkage_tree"]
 
@@ -81,7 +82,7 @@ class PartitionTree:
 
         Regions are numbered from left to right; leaves that lie higher up stay whole.
         """
-        if depth < 0:
+        if not isinstance(depth, int | np.integer) or depth < 0:
             raise bad("depth", depth, "a whole number of at least 0")
         nodes = [self.root]
         for _ in range(depth):
@@ -155,11 +156,13 @@ def axis_tree(labels: ArrayLike, jitter: float = 0.0, seed: int = 0) -> Partitio
     [0, 1, 1, 0, 1, 1]
     """
     labels = np.asarray(labels)
-    flat = labels.ravel()
+    if labels.ndim != 2:
+        raise bad("labels", f"shape {labels.shape}", "an image's players, (H, W)")
+    flat = whole_numbers(labels, "labels").ravel()
+    check_ids(flat, "labels")
     count = np.bincount(flat)
     rows, cols = (np.bincount(flat, weights=p.ravel()) / count for p in np.indices(labels.shape))
-    if not 0 <= jitter < 0.5:
-        raise bad("jitter", jitter, "at least 0 and less than 0.5")
+    check_amount("jitter", jitter, 0.5)
     where = 0.5 + jitter * np.random.default_rng(seed).uniform(-1, 1, 2 * len(count) - 1)
     return PartitionTree.from_children(_halve(rows, cols, where))
 
