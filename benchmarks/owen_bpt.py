@@ -140,10 +140,10 @@ def _cropped(image: Image.Image) -> NDArray[np.uint8]:
 # ----- the methods: photograph -> one map (H, W) for each budget --------------------------------
 
 
-def owen(hierarchy: Any) -> Callable[[Photograph], Maps]:
+def owen(hierarchy: Any, **options: Any) -> Callable[[Photograph], Maps]:
     def maps(p: Photograph) -> Maps:
         masker = PatchMasker(background=p.background.copy())
-        explainer = OwenBPT(p.model, masker, hierarchy=hierarchy, warm_start=True)
+        explainer = OwenBPT(p.model, masker, hierarchy=hierarchy, warm_start=True, **options)
         out = []
         for budget in BUDGETS:
             explanation = explainer(
@@ -223,6 +223,7 @@ def integrated_gradients(p: Photograph) -> Maps:
 
 
 OURS = {"OwenBPT tree": owen("bpt"), "OwenBPT axis": owen("axis")}
+PLAIN = {"OwenBPT tree, n_trees=1": owen("bpt", n_trees=1)}
 PEERS = {"shap_bpt BPT": shap_bpt_maps("BPT"), "shap_bpt AA": shap_bpt_maps("AA")}
 OTHERS = {
     "shap Partition": shap_partition,
@@ -245,19 +246,37 @@ def quality(arguments: argparse.Namespace) -> None:
     # Trees and scores were chosen on the even photographs; the odd ones are for the report.
     parts = {"held out": files[1::2], "tuning": files[::2]}
     model = Probabilities(arguments.engine)
+    if min(map(len, parts.values())) < 2:
+        raise SystemExit(f"{arguments.photographs}: {len(files)} JPEG files; four are the least.")
+    settings = {
+        "model": "tf_efficientnet_lite0, probability of the predicted class",
+        "engine": arguments.engine,
+        "budgets": list(BUDGETS),
+        "backgrounds": list(BACKGROUNDS),
+        "curve steps": CURVE_STEPS,
+        "segments of captum's methods": SEGMENTS,
+        "steps of integrated gradients, at every budget": GRADIENT_STEPS,
+        "batch size": BATCH,
+    }
     raw_path = arguments.out.with_suffix(".raw.json")
-    raw: dict[str, Any] = json.loads(raw_path.read_text()) if raw_path.exists() else {}
-    for part, paths in parts.items():
-        methods = {**OURS, **PEERS, **(OTHERS if part == "held out" else {})}
-        for path in paths[: arguments.most]:
+    saved = json.loads(raw_path.read_text()) if raw_path.exists() else {"settings": settings}
+    if saved.pop("settings") != settings:
+        raise SystemExit(f"{raw_path} has other settings: remove it to start anew.")
+    raw: dict[str, Any] = saved
+    for part in ("held out", "tuning")[: 2 if arguments.tuning else 1]:
+        for n, path in enumerate(parts[part][: arguments.most]):
+            methods = {**OURS, **PLAIN, **PEERS}
+            if part == "held out" and (arguments.others is None or n < arguments.others):
+                methods |= OTHERS
             for background in BACKGROUNDS:
                 key = f"{part}/{path.name}/{background}"
-                if key in raw:
+                found = raw.setdefault(key, {})
+                missing = {name: m for name, m in methods.items() if name not in found}
+                if not missing:
                     continue
                 start = time.perf_counter()
                 p = Photograph(model, path, background)
-                found = {}
-                for name, method in methods.items():
+                for name, method in missing.items():
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         maps = method(p)
@@ -265,38 +284,44 @@ def quality(arguments: argparse.Namespace) -> None:
                     same = maps[0] is maps[-1]
                     each = [scores(p, m) for m in (maps[:1] if same else maps)]
                     found[name] = each * len(BUDGETS) if same else each
-                raw[key] = found
-                raw_path.write_text(json.dumps(raw))
+                raw_path.write_text(json.dumps({"settings": settings, **raw}))
                 print(f"{key}: {time.perf_counter() - start:.0f} s", flush=True)
         report = {
-            "settings": {
-                "model": "tf_efficientnet_lite0, probability of the predicted class",
-                "engine": arguments.engine,
-                "budgets": BUDGETS,
-                "backgrounds": BACKGROUNDS,
-                "curve_steps": CURVE_STEPS,
-                "segments of captum's methods": SEGMENTS,
-                "steps of integrated gradients, at every budget": GRADIENT_STEPS,
-                "batch size": BATCH,
-            },
+            "settings": settings,
             **_machine(),
-            "results": {part: _summary(raw, part) for part in parts},
+            "results": _both_summaries(raw),
         }
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(_table(report))
 
 
-def _summary(raw: dict[str, Any], part: str) -> dict[str, Any]:
+def _both_summaries(raw: dict[str, Any]) -> dict[str, Any]:
+    """All photographs with the methods that all have; and those that have every method."""
+    out = {}
+    for part in ("held out", "tuning"):
+        keys = [k for k in raw if k.startswith(part + "/")]
+        names = sorted({k.split("/")[1] for k in keys})
+        names = [n for n in names if all(f"{part}/{n}/{b}" in raw for b in BACKGROUNDS)]
+        most = max((len(raw[k]) for k in keys), default=0)
+        every = [n for n in names if all(len(raw[f"{part}/{n}/{b}"]) == most for b in BACKGROUNDS)]
+        if len(names) > 1:
+            out[part] = _summary(raw, part, names)
+        if 1 < len(every) < len(names):
+            out[f"{part}, every method"] = _summary(raw, part, every)
+    return out
+
+
+def _summary(raw: dict[str, Any], part: str, names: list[str]) -> dict[str, Any]:
     """Means per method, and paired differences to shap_bpt with 95 % t-intervals."""
     out: dict[str, Any] = {}
     for background in (*BACKGROUNDS, "both"):
         # (photograph, method, budget, metric); both backgrounds of a photograph are averaged.
-        names = sorted({k.split("/")[1] for k in raw if k.startswith(part + "/")})
         wanted = BACKGROUNDS if background == "both" else (background,)
-        names = [n for n in names if all(f"{part}/{n}/{b}" in raw for b in wanted)]
-        if not names:
-            continue
-        methods = list(raw[f"{part}/{names[0]}/{wanted[0]}"])
+        methods = [
+            m
+            for m in raw[f"{part}/{names[0]}/{wanted[0]}"]
+            if all(m in raw[f"{part}/{n}/{b}"] for n in names for b in wanted)
+        ]
         table = np.mean(
             [[[raw[f"{part}/{n}/{b}"][m] for m in methods] for n in names] for b in wanted], axis=0
         )
@@ -455,6 +480,8 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True, help="folder of JPEG files")
     parser.add_argument("--engine", choices=["torch", "openvino"], default="torch")
     parser.add_argument("--most", type=int, help="photographs of each half")
+    parser.add_argument("--others", type=int, help="photographs for shap's and Captum's methods")
+    parser.add_argument("--tuning", action="store_true", help="the other half of the folder too")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

@@ -82,7 +82,7 @@ class Game:
         """
         self.columns, self.n_guides = columns, n_guides
 
-    def full_values(self) -> NDArray[np.float64]:
+    def full_values(self, *, linked: bool = True) -> NDArray[np.float64]:
         """Values (N, K) of the full coalitions, which also check the model's output.
 
         One evaluation each: with every player shown, the backgrounds do not matter.
@@ -92,12 +92,12 @@ class Game:
         values, finished = self._run(np.arange(n), everyone, n_backgrounds=1)
         if finished < n:
             raise KeyboardInterrupt
-        return self._linked(values)
+        return self.linked(values) if linked else values
 
     def given_full_values(self, output: Any) -> NDArray[np.float64]:
         """The same from a forward pass over all examples that has been made already."""
         self.evaluations += 1
-        return self._linked(self._checked(output, self.bound.n_examples))
+        return self.linked(self._checked(output, self.bound.n_examples))
 
     def evaluate(
         self, coalitions: Mapping[int, NDArray[np.bool_]]
@@ -117,12 +117,13 @@ class Game:
             table[start : start + count, : c.shape[1]] = c
             start += count
         values, finished = self._run(examples[order], table[order])
-        linked = self._linked(values[:finished])
+        linked = self.linked(values[:finished])
         place = np.argsort(order)
         parts = np.split(place, np.cumsum(counts)[:-1])
         return {i: linked[p[p < finished]] for i, p in zip(coalitions, parts, strict=True)}
 
-    def _linked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def linked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The link of values of the outputs that are kept."""
         if self.link is None:
             return values
         with np.errstate(all="ignore"):

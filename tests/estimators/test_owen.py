@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xai_patchshap import PatchShapError
 from xai_patchshap.estimators import OwenRefiner
 from xai_patchshap.hierarchy import PartitionTree, axis_tree, linkage_tree
 
@@ -346,3 +347,19 @@ def test_relabelling_the_players_relabels_their_values(n, seed, budget):
     before = refined(tree, game, budget)
     after = refined(PartitionTree.from_children(renamed), lambda z: game(z[:, names]), budget)
     np.testing.assert_allclose(after.values()[names], before.values(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((2, 1)), r"values: got shape \(2, 1\); expected at most 2 rows of 2 outputs"),
+        (np.zeros((4, 2)), r"values: got shape \(4, 2\); expected at most 2 rows"),
+        (np.zeros(2), r"values: got shape \(2,\)"),
+        (np.full((2, 2), np.nan), "values: got NaN or infinite numbers"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(values, message):
+    refiner = OwenRefiner(axis_tree([[0, 1, 2]]), np.zeros(2), np.ones(2))
+    refiner.ask(2)
+    with pytest.raises(PatchShapError, match=message):
+        refiner.tell(values)

@@ -98,7 +98,9 @@ def test_both_faces_give_the_average_over_all_orders(size, name, n_trees, brute_
     n_given = {"mixed": 2, "linkage": 1, "rows of a linkage": 1, "linkages": 2}.get(name, 0)
     expected = []
     for i, trees in enumerate(explainer.trees):
-        assert len(trees) == n_trees * n_grown + n_given
+        # Variations that come out alike count once.
+        assert len({t.children.tobytes() for t in trees}) == len(trees)
+        assert n_grown + n_given <= len(trees) <= n_trees * n_grown + n_given
         table = table_of(model, x[i], pixels(*size), 0.3)
         expected.append(np.mean([brute_owen(t.children, table) for t in trees], axis=0))
     expected = np.reshape(expected, (2, *size, 6))

@@ -403,3 +403,55 @@ def test_a_link_need_not_be_defined_for_outputs_that_only_steer():
     explainer = OwenBPT(Extremes(1.0), link=shap.links.logit)
     explainer.attribute(x, target=0, n_samples=40)
     assert np.isfinite(explainer.last_run.estimates[0].values).all()
+
+
+def test_settings_that_are_changed_later_take_effect():
+    x = torch.rand(1, 3, 4, 4)
+    explainer = OwenBPT(Net(), n_trees=1)
+    explainer.attribute(x, target=0, n_samples=10)
+    first = explainer.trees[0][0]
+    explainer.hierarchy = "axis"
+    explainer.attribute(x, target=0, n_samples=10)
+    assert not np.array_equal(explainer.trees[0][0].children, first.children)
+
+
+def test_a_tree_can_be_given_back():
+    x = torch.rand(1, 3, 4, 4)
+    grown = OwenBPT(Net(), n_trees=1)
+    expected = grown.attribute(x, target=0, n_samples=40)
+    again = OwenBPT(Net(), hierarchy=grown.trees[0][0]).attribute(x, target=0, n_samples=40)
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_a_warm_start_that_is_turned_off_starts_anew():
+    x = torch.rand(1, 3, 6, 6)
+    explainer = OwenBPT(Net(), warm_start=True)
+    explainer.attribute(x, target=0, n_samples=200)
+    explainer.warm_start = False
+    explainer.attribute(x, target=0, n_samples=50)
+    assert explainer.last_run.estimates[0].n_coalitions <= 50
+
+
+def test_a_tree_that_does_not_fit_is_refused_before_the_background_is_evaluated():
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        return x.mean((1, 2, 3))
+
+    explainer = OwenBPT(model, PatchMasker(background=[0.0, 1.0]), hierarchy=[[0, 1, 1.0, 2]])
+    with pytest.raises(PatchShapError, match="a linkage of 2 leaves; expected 16, the players"):
+        explainer(torch.rand(1, 3, 4, 4), max_evals=50, silent=True)
+    assert calls == [1]  # the full image, which also checks the model's output
+
+
+def test_a_link_need_not_be_defined_for_outputs_that_are_not_asked_for():
+    explainer = OwenBPT(Extremes(0.0), link=shap.links.logit)
+    explanation = explainer(torch.rand(1, 3, 4, 4), outputs=[0], max_evals=20, silent=True)
+    assert np.isfinite(explanation.values).all()
+
+
+def test_half_precision_images_have_a_tree():
+    x = torch.rand(1, 3, 4, 4).bfloat16()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2)).bfloat16()
+    assert OwenBPT(model).attribute(x, target=0, n_samples=10).shape == x.shape

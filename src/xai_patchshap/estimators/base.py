@@ -1,4 +1,4 @@
-"""The one interface of all estimators: coalitions out, values in, an estimate back.
+"""The interface of the estimators: coalitions out, values in, an estimate back.
 
 An estimator knows no image, no model and no torch. A new one supplies ``coalitions`` to
 evaluate and turns the values of any prefix of them into an :class:`Estimate`.
@@ -26,14 +26,14 @@ class Estimate:
     values : ndarray of float64, shape (n_players, n_outputs)
         One attribution per player and output, in the units of the game.
     error_std : ndarray of float64, shape (n_players, n_outputs)
-        Standard error of each value: 0 where the value is exact, infinite where the
-        evaluated coalitions do not determine it.
+        Standard error of each value, as far as the estimator can tell: 0 where the value is
+        exact, infinite where nothing is known of the error.
     base_values, full_values : ndarray of float64, shape (n_outputs,)
         Value of the empty and of the full coalition.
     n_coalitions : int
         Number of coalitions whose values were used.
     exact : bool
-        Whether every coalition was evaluated.
+        Whether every coalition that matters was evaluated.
     """
 
     values: NDArray[np.float64]

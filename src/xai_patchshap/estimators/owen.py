@@ -28,10 +28,10 @@ _ROUND, _ROUND_PART = 8, 16
 class OwenRefiner:
     r"""Owen values of one tree, refined where the game still changes.
 
-    The Owen value (Owen, 1977) of a leaf is its marginal contribution averaged over the
-    orders of the players in which every node of the tree stays together. It is computed
-    from branches (Q, T, w): node T joins the context Q with weight w, worth
-    :math:`w\,(v(Q \cup T) - v(Q))`. Opening T = A + B costs two evaluations,
+    The Owen value (Owen, Values of games with a priori unions, 1977) of a leaf is its
+    marginal contribution averaged over the orders of the players in which every node of the
+    tree stays together. It is computed from branches (Q, T, w): node T joins the context Q
+    with weight w, worth :math:`w\,(v(Q \cup T) - v(Q))`. Opening T = A + B costs two evaluations,
     :math:`v(Q \cup A)` and :math:`v(Q \cup B)`, and gives four branches of weight w / 2:
     (Q, A), (Q, B), (Q + A, B), (Q + B, A) (Rashid et al., AAAI 2026, algorithm 1). A branch
     that is not open spreads its worth evenly over its players; once all are open, the
@@ -133,6 +133,16 @@ class OwenRefiner:
 
         Fewer rows than asked for mean that the evaluation was interrupted.
         """
+        values = np.asarray(values, dtype=np.float64)
+        if (
+            values.ndim != 2
+            or values.shape[1] != self._table.shape[1]
+            or (len(values) > 2 * self._asked)
+        ):
+            expected = f"at most {2 * self._asked} rows of {self._table.shape[1]} outputs"
+            raise bad("values", f"shape {values.shape}", expected)
+        if not np.isfinite(values).all():
+            raise bad("values", "NaN or infinite numbers", "finite numbers")
         for i in range(len(values) // 2):
             node, context, without, with_all, weight = self._round[self._done]
             row = self._store(values[2 * i : 2 * i + 2])
@@ -290,9 +300,10 @@ class OwenForest:
     def estimate(self, n_outputs: int | None = None) -> Estimate:
         """Values and standard errors of the players, for all or the first few outputs.
 
-        The standard error is that of the mean over the trees, as if their differences were
-        chance. A single tree tells nothing about its error: it is infinite. Both are zero
-        once the values are exact.
+        The standard error compares the trees, as if their differences were chance: it shows
+        where the map hangs on the tree, not what no tree has opened yet, and with two trees
+        it is rough. A single tree tells nothing about its error: it is infinite. Both are
+        zero once the values are exact.
         """
         used = [r for r in self.refiners if r.n_coalitions > 2] or self.refiners[:1]
         spent = np.array([1.0 if self.exact else r.n_coalitions - 2.0 for r in used])

@@ -64,12 +64,14 @@ class CaptumFace(Runner):
         feature_mask : Tensor or tuple of Tensor, optional
             Ids 0..M-1 of the players, of a shape that broadcasts to the input; first size
             1 or N. An example may lack ids that others have. By default, image-shaped
-            inputs (N, C, H, W) play by the masker's players, a vision transformer's
-            patches, or about 7x7 patches; elements of other inputs play one by one.
+            inputs (N, C, H, W) play by the masker's players, or else by those of the
+            explainer (``OwenBPT``: pixels; the others: a vision transformer's patches, or
+            about 7x7 patches); elements of other inputs play one by one.
         n_samples : int
             Model evaluations for each example, the empty and the full coalition included;
-            never exceeded. If it reaches 2**M, the values are exact. Captum's default is
-            far too small for 49 patches: eight or more for each player is a good start.
+            never exceeded. Captum's default is far too small: eight or more for each patch
+            (``PatchKernelShap``), or a few hundred (``OwenBPT``), are a good start. Where
+            the budget covers all that is to evaluate, the values are exact.
         perturbations_per_eval : int
             Each call of the forward function gets at most this many times N rows.
         return_input_shape : bool

@@ -130,7 +130,7 @@ class Runner:
         if game.interrupted:
             warnings.warn(
                 f"Interrupted after {game.evaluations.min()} evaluations of each input; the "
-                "result rests on these, and its standard errors say how well.",
+                "result rests on these.",
                 RuntimeWarning,
                 stacklevel=4,
             )

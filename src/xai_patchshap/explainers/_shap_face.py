@@ -46,8 +46,8 @@ class ShapFace(Runner):
             A module gets them channels first; any other callable gets what came.
         max_evals : int or "auto"
             Model evaluations for each example, the empty and the full coalition included;
-            never exceeded. ``"auto"``: ten coalitions for each player, at least 500, each
-            evaluated once for each background.
+            never exceeded. ``"auto"``: ten coalitions for each player, at least 500
+            (``OwenBPT``: 500), each evaluated once for each background.
         error_bounds : bool
             Whether to give the standard errors of the values as ``error_std``.
         batch_size : int or "auto"
@@ -211,18 +211,19 @@ class ShapFace(Runner):
             link=self._game_link,
         )
         with model.running():
-            full = game.full_values()
-            chosen = _shap.choose_outputs(outputs, full, game.is_scalar)
-            guides = None if game.is_scalar else self._guide_columns(full)
-            n_explained = full.shape[1] if chosen is None else chosen.shape[1]
+            raw = game.full_values(linked=False)
+            chosen = _shap.choose_outputs(outputs, raw, game.is_scalar)
+            guides = None if game.is_scalar else self._guide_columns(raw)
+            n_explained = raw.shape[1] if chosen is None else chosen.shape[1]
             kept = chosen
             if guides is not None:
                 if chosen is None:
-                    kept = np.broadcast_to(np.arange(n_explained), full.shape)
+                    kept = np.broadcast_to(np.arange(n_explained), raw.shape)
                 kept = np.concatenate([kept, guides], axis=1)
             if kept is not None:
                 game.select(kept, 0 if guides is None else guides.shape[1])
-                full = np.take_along_axis(full, kept, axis=1)
+                raw = np.take_along_axis(raw, kept, axis=1)
+            full = game.linked(raw)  # outputs that nobody asked for need no link
             # What can still be wrong is found now, not after the budget is spent.
             names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
             if not per_player:

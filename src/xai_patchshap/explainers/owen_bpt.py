@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import PatchShapError, bad, check_amount
 from ..estimators import Estimate, OwenForest
 from ..game import Game
-from ..hierarchy import PartitionTree, axis_tree, bpt_tree, linkage_tree
+from ..hierarchy import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
 from ..masking import CoalitionInputs
 from ._base import PatchExplainer
 
@@ -21,7 +21,9 @@ __all__ = ["OwenBPT"]
 
 _KINDS = ("bpt", "axis")
 # What makes the second and later trees of an image differ from the first.
-_NOISE, _JITTER = 0.1, 0.25
+_NOISE, _ROUNDER, _JITTER = 0.1, 1.0, 0.25
+# Coalitions of one round of a batch of images are held at once.
+_MAX_BYTES = 2**26
 
 
 class OwenBPT(PatchExplainer):
@@ -49,24 +51,28 @@ class OwenBPT(PatchExplainer):
         One name for each output.
     seed : int or None
         Chooses the variations of the trees after the first; ``None`` draws fresh ones.
-    hierarchy : {"bpt", "axis"}, scipy linkage, or a list of these
+    hierarchy : {"bpt", "axis"}, scipy linkage, PartitionTree, or a list of these
         The tree of the players: data-aware, or axis-aligned halves, or any linkage
-        (n - 1, 4) over the players. Values are averaged over the trees of a list.
+        (n - 1, 4) over the players. Values are averaged over the trees of a list. The
+        ``clustering`` of a masker serves shap's own explainers and is not used here.
     n_trees : int
         Trees of each kind, which share the budget. From the second on, "bpt" sees the
-        image with a little noise and "axis" cuts beside the middle; the average over trees
-        makes better maps than a single one and gives standard errors. The first 128
-        evaluations go to the first tree, whose error is unknown (infinite) until a second
-        one joins. 1 gives the Owen values of a single tree.
+        image with a little noise and prefers rounder regions, and "axis" cuts beside the
+        middle; the average over trees makes better maps than a single one. Its standard
+        errors compare the trees: they show where the map hangs on the tree, no more. The
+        first 128 evaluations go to the first tree, whose error is unknown (infinite) until
+        a second one joins. 1 gives the Owen values of a single tree.
     compactness : float
         How much the data-aware tree prefers round regions; see
-        :func:`~xai_patchshap.hierarchy.bpt_tree`. 0 gives the published tree.
+        :func:`~xai_patchshap.hierarchy.bpt_tree`. 0 makes the first tree the published one.
     guides : int
         The outputs that decide what is refined: this many that are largest on the whole
-        input, whatever outputs are explained. The r-th largest has weight 1/r.
+        input, whatever outputs are explained. The r-th largest has weight 1/r. To explain
+        an output that is not among the largest, raise it.
     warm_start : bool
         Keep what was computed: a call with the same input and a larger budget continues
-        where the last one stopped, with the result that the larger budget would have had.
+        where the last one stopped, with the result that the larger budget would have had;
+        a smaller budget returns what is known already.
     autocast : torch.dtype, optional
         Run a model that is a module under ``torch.autocast``, as in ``torch.bfloat16``.
     feature_names : sequence of str, optional
@@ -120,7 +126,7 @@ class OwenBPT(PatchExplainer):
         seed: int | None = 0,
         hierarchy: Any = "bpt",
         n_trees: int = 2,
-        compactness: float = 1.0,
+        compactness: float = 0.0,
         guides: int = 5,
         warm_start: bool = False,
         autocast: torch.dtype | None = None,
@@ -130,15 +136,8 @@ class OwenBPT(PatchExplainer):
     ) -> None:
         self._check_positive("n_trees", n_trees)
         self._check_positive("guides", guides)
-        check_amount("compactness", compactness)
-        kinds = hierarchy if isinstance(hierarchy, list | tuple) else [hierarchy]
-        if kinds and not any(isinstance(k, str) for k in kinds) and np.ndim(kinds[0]) == 1:
-            kinds = [hierarchy]  # a linkage as a list of rows
-        for kind in kinds:
-            if isinstance(kind, str) and kind not in _KINDS:
-                raise bad("hierarchy", repr(kind), f"one of {_KINDS}, a scipy linkage, or a list")
-        if not kinds:
-            raise bad("hierarchy", "an empty list", "at least one tree")
+        check_amount("compactness", compactness, MOST_COMPACT)
+        _kinds(hierarchy)
         super().__init__(
             model,
             masker,
@@ -152,7 +151,6 @@ class OwenBPT(PatchExplainer):
         )
         self.hierarchy, self.n_trees, self.compactness = hierarchy, n_trees, compactness
         self.guides, self.warm_start = guides, warm_start
-        self._kinds = [k if isinstance(k, str) else linkage_tree(k) for k in kinds]
         self.trees: list[list[PartitionTree]] = []
         self._kept: dict[int, tuple[tuple[Any, ...], OwenForest]] = {}
 
@@ -176,6 +174,12 @@ class OwenBPT(PatchExplainer):
     def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64]:
         return np.argsort(-full, axis=1, kind="stable")[:, : self.guides]
 
+    def _run(self, game: Game, *arguments: Any) -> list[Estimate]:
+        self.trees = []
+        n = game.bound.n_examples if self.warm_start else 0
+        self._kept = {i: kept for i, kept in self._kept.items() if i < n}
+        return super()._run(game, *arguments)
+
     def _solve(
         self,
         game: Game,
@@ -184,10 +188,9 @@ class OwenBPT(PatchExplainer):
         budgets: Sequence[int],
     ) -> list[Estimate]:
         n_outputs = full.shape[1] - game.n_guides
-        if not examples or examples[0] == 0:
-            self.trees = []
-        forests, keys = {}, {}
-        for i in examples:
+        forests: dict[int, OwenForest] = {}
+        keys: dict[int, tuple[Any, ...]] = {}
+        for i in examples if self.warm_start else ():
             columns = None if game.columns is None else game.columns[i].tolist()
             settings = (columns, game.question, *self._settings())
             keys[i] = ([t.clone() for t in _parts(game.bound, i)], full[i], settings)
@@ -196,6 +199,7 @@ class OwenBPT(PatchExplainer):
                 forests[i] = kept[1]
                 forests[i].tell(full[:0])  # what an earlier call asked for before it failed
         fresh = [i for i in examples if i not in forests]
+        trees = {i: self._grow(game.bound, i) for i in fresh}
         empty = {i: np.zeros((1, game.bound.n_players[i]), dtype=bool) for i in fresh}
         base = game.evaluate(empty) if fresh else {}
         for i in fresh:
@@ -203,18 +207,19 @@ class OwenBPT(PatchExplainer):
                 raise KeyboardInterrupt  # too early for any answer
             guides = range(n_outputs, full.shape[1]) if game.n_guides else None
             weights = [1 / rank for rank in range(1, game.n_guides + 1)] or None
-            trees = self._grow(game.bound, i)
-            forests[i] = OwenForest(trees, base[i][0], full[i], guides, weights)
+            forests[i] = OwenForest(trees[i], base[i][0], full[i], guides, weights)
         budget = dict(zip(examples, budgets, strict=True))
+        # Rounds grow with the budget: what they take in memory must not.
+        most = max(16, _MAX_BYTES // (max(game.bound.n_players) * len(budget)))
         while not game.interrupted:
-            asked = {i: f.ask(budget[i] - f.n_coalitions) for i, f in forests.items()}
+            left = {i: min(most, budget[i] - f.n_coalitions) for i, f in forests.items()}
+            asked = {i: f.ask(left[i]) for i, f in forests.items()}
             asked = {i: coalitions for i, coalitions in asked.items() if len(coalitions)}
             if not asked:
                 break
             for i, values in game.evaluate(asked).items():
                 forests[i].tell(values)
-        if self.warm_start:
-            self._kept.update({i: (keys[i], forests[i]) for i in examples})
+        self._kept.update({i: (keys[i], forests[i]) for i in keys})
         self.trees += [[r.tree for r in forests[i].refiners] for i in examples]
         return [forests[i].estimate(n_outputs) for i in examples]
 
@@ -228,7 +233,7 @@ class OwenBPT(PatchExplainer):
         n = bound.n_players[i]
         trees: list[PartitionTree] = []
         seed = np.random.SeedSequence(self.seed).generate_state(self.n_trees)
-        for kind in self._kinds:
+        for kind in _kinds(self.hierarchy):
             if isinstance(kind, PartitionTree):
                 if kind.n != n:
                     raise bad("hierarchy", f"a linkage of {kind.n} leaves", f"{n}, the players")
@@ -245,12 +250,31 @@ class OwenBPT(PatchExplainer):
                         bpt_tree(
                             image,
                             None if pixels else labels,
-                            compactness=self.compactness,
+                            compactness=self.compactness + _ROUNDER * later,
                             noise=_NOISE * later,
                             seed=own,
                         )
                     )
-        return trees
+        # On few players, variations of a tree may be the same tree: once is enough.
+        distinct: dict[bytes, PartitionTree] = {}
+        for tree in trees:
+            distinct.setdefault(tree.children.tobytes(), tree)
+        return list(distinct.values())
+
+
+def _kinds(hierarchy: Any) -> list[str | PartitionTree]:
+    """The kinds of trees that a ``hierarchy`` stands for."""
+    given = hierarchy if isinstance(hierarchy, list | tuple) else [hierarchy]
+    if given and not isinstance(given[0], str | PartitionTree) and np.ndim(given[0]) == 1:
+        given = [hierarchy]  # a linkage as a list of rows
+    if not given:
+        raise bad("hierarchy", "an empty list", "at least one tree")
+    for kind in given:
+        if isinstance(kind, str) and kind not in _KINDS:
+            raise bad(
+                "hierarchy", repr(kind), f"one of {_KINDS}, a linkage, a PartitionTree, or a list"
+            )
+    return [k if isinstance(k, str | PartitionTree) else linkage_tree(k) for k in given]
 
 
 def _parts(bound: CoalitionInputs, i: int) -> list[torch.Tensor]:
@@ -289,8 +313,9 @@ def _image_and_labels(
         else:
             channel = -1
         if channel >= 0:
-            image = x.movedim(channel, 2).detach().cpu().numpy()
-            return image, labels.select(channel, 0).cpu().numpy()
+            image = x.movedim(channel, 2).detach().cpu()
+            image = image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
+            return image.numpy(), labels.select(channel, 0).cpu().numpy()
     raise PatchShapError(
         f"hierarchy: got {kind!r} for inputs or players that are not one image (N, C, H, W) with a "
         "mask that all channels share; expected images. Give a scipy linkage over the players."

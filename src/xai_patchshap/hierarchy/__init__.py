@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._bpt import bpt_tree
+from ._bpt import MOST_COMPACT, bpt_tree
 from ._tree import PartitionTree, axis_tree, linkage_tree
 
-__all__ = ["PartitionTree", "axis_tree", "bpt_tree", "linkage_tree"]
+__all__ = ["MOST_COMPACT", "PartitionTree", "axis_tree", "bpt_tree", "linkage_tree"]

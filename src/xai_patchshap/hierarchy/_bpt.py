@@ -12,7 +12,10 @@ from ..players import check_ids, whole_numbers
 from ._merging import merge
 from ._tree import PartitionTree
 
-__all__ = ["bpt_tree"]
+__all__ = ["MOST_COMPACT", "bpt_tree"]
+
+# Compactness is below this: far beyond, costs overflow.
+MOST_COMPACT = 1e6
 
 
 def bpt_tree(
@@ -36,8 +39,9 @@ def bpt_tree(
     Parameters
     ----------
     image : array_like of shape (H, W), (H, W, C), uint8, float or bool
-        RGB is compared in CIELAB; any other number of channels as it is. uint8 counts as
-        0..255; other images as 0..1, as 0..255, or, if neither fits, by their own range.
+        Channels last. RGB is compared in CIELAB; any other number of channels as it is.
+        uint8 counts as 0..255; other images as 0..1, as 0..255 if the largest value is
+        above 16, or else by their own range.
     labels : array_like of int, shape (H, W), optional
         Players 0..n-1 that are never split. By default the pixels.
     compactness : float
@@ -75,7 +79,7 @@ def bpt_tree(
         raise bad("image", f"shape {np.shape(image)}", "a nonempty image (H, W) or (H, W, C)")
     if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
         raise bad("image", f"dtype {x.dtype} with NaN or no numbers", "finite numbers")
-    check_amount("compactness", compactness, 1e6)  # float32 costs overflow far beyond
+    check_amount("compactness", compactness, MOST_COMPACT)
     check_amount("noise", noise, 1e6)
     unit = _unit(x)
     if noise:
@@ -128,8 +132,7 @@ def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
         [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
     )
     stretched: NDArray[np.float64] = lab * (255 / np.array([100, 256, 256]))
-    stretched += np.array([0, 127.5, 127.5])
-    return stretched
+    return stretched  # only ranges matter: no offset
 
 
 # ----- region adjacency graphs --------------------------------------------------------------
