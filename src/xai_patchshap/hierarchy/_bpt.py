@@ -81,18 +81,13 @@ def bpt_tree(
         raise bad("image", f"dtype {x.dtype} with NaN or no numbers", "finite numbers")
     check_amount("compactness", compactness, MOST_COMPACT)
     check_amount("noise", noise, 1e6)
-    unit = _unit(x)
-    if noise:
-        unit = np.clip(unit + np.random.default_rng(seed).normal(0, noise, x.shape), 0, 1)
-    colour = _lab(unit) if x.shape[2] == 3 else 255 * unit
     height, width = x.shape[:2]
-    if compactness:
-        step = 255 * compactness / max(height - 1, width - 1, 1)
-        colour = np.concatenate([colour, step * np.moveaxis(np.indices((height, width)), 0, -1)], 2)
+    colour = _colour(x, compactness, noise, seed)
     if labels is None:
         first, second, border = _pixel_graph(height, width)
-        pixels = colour.reshape(height * width, -1)
-        region = np.column_stack([np.ones(len(pixels)), np.full(len(pixels), 4), pixels, pixels])
+        region = np.empty((height * width, 2 + 2 * colour.shape[2]), dtype=np.float32)
+        region[:, 0], region[:, 1] = 1, 4
+        region[:, 2:] = np.tile(colour.reshape(height * width, -1), 2)
     else:
         players = np.asarray(labels)
         if players.shape != (height, width):
@@ -100,8 +95,23 @@ def bpt_tree(
         players = whole_numbers(players, "labels")
         check_ids(players, "labels")
         first, second, border, region = _player_graph(players, colour)
-    children = merge(first, second, border, region.astype(np.float32))
+    del colour  # merging takes the most memory
+    children = merge(first, second, border, region)
     return PartitionTree.from_children(children)
+
+
+def _colour(x: NDArray[Any], compactness: float, noise: float, seed: int) -> NDArray[np.float32]:
+    """What regions are compared by, (H, W, C'), on scales of 0 to 255."""
+    unit = _unit(x)
+    if noise:
+        unit = np.clip(unit + np.random.default_rng(seed).normal(0, noise, x.shape), 0, 1)
+    colour = (_lab(unit) if x.shape[2] == 3 else 255 * unit).astype(np.float32)
+    if not compactness:
+        return colour
+    height, width = x.shape[:2]
+    step = 255 * compactness / max(height - 1, width - 1, 1)
+    place = np.moveaxis(np.indices((height, width), dtype=np.float32), 0, -1)
+    return np.concatenate([colour, np.float32(step) * place], axis=2)
 
 
 def _unit(x: NDArray[Any]) -> NDArray[np.float64]:
@@ -144,17 +154,19 @@ _STEPS = ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1, -1, 0))
 def _pixel_graph(height: int, width: int) -> tuple[NDArray[np.int32], ...]:
     """Edges between pixels: ends and lengths of common borders, each (E,)."""
     index = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    first, second, border = [], [], []
+    n_edges = sum((height - down) * (width - abs(right)) for down, right, _ in _STEPS)
+    first, second, border = (np.empty(n_edges, dtype=np.int32) for _ in range(3))
+    start = 0
     for down, right, length in _STEPS:
         a = index[: height - down, max(0, -right) : width - max(0, right)]
         b = index[down:, max(0, right) : width - max(0, -right)]
-        first.append(a.ravel())
-        second.append(b.ravel())
-        border.append(np.full(a.size, length, dtype=np.int32))
-    return np.concatenate(first), np.concatenate(second), np.concatenate(border)
+        part = slice(start, start + a.size)
+        first[part], second[part], border[part] = a.ravel(), b.ravel(), length
+        start += a.size
+    return first, second, border
 
 
-def _player_graph(players: NDArray[Any], colour: NDArray[np.float64]) -> tuple[NDArray[Any], ...]:
+def _player_graph(players: NDArray[Any], colour: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
     """The same for players of any form, with their colour ranges, areas and perimeters."""
     flat = players.ravel().astype(np.int64)
     n = int(flat.max()) + 1
@@ -174,5 +186,5 @@ def _player_graph(players: NDArray[Any], colour: NDArray[np.float64]) -> tuple[N
         (unique // n).astype(np.int32),
         (unique % n).astype(np.int32),
         shared.astype(np.int32),
-        np.column_stack([area, 4 * area - 2 * inside, low, high]),
+        np.column_stack([area, 4 * area - 2 * inside, low, high]).astype(np.float32),
     )

@@ -68,9 +68,9 @@ def merge(first, second, border, region0):  # type: ignore[no-untyped-def]  # pr
     parent = np.arange(n_nodes).astype(np.int32)
     # Neighbours of region i are rows begin[i]..end[i] of the pool, with border lengths;
     # they may name regions that have been merged since.
-    begin = np.zeros(n_nodes, dtype=np.int64)
-    end = np.zeros(n_nodes, dtype=np.int64)
-    pool = np.empty((4 * n_edges, 2), dtype=np.int32)  # all lists, and twice what is merged
+    begin = np.zeros(n_nodes, dtype=np.int32)
+    end = np.zeros(n_nodes, dtype=np.int32)
+    pool = np.empty((5 * n_edges // 2 + 8, 2), dtype=np.int32)
     for e in range(n_edges):
         end[first[e]] += 1
         end[second[e]] += 1
@@ -84,7 +84,7 @@ def merge(first, second, border, region0):  # type: ignore[no-untyped-def]  # pr
         end[a] += 1
         end[b] += 1
     used = 2 * n_edges
-    slot = np.empty(n_nodes, dtype=np.int64)  # valid where made_for names the new region
+    slot = np.empty(n_nodes, dtype=np.int32)  # valid where made_for names the new region
     made_for = np.full(n_nodes, -1, dtype=np.int32)
     best = np.empty(n_nodes, dtype=np.int32)
     keys = np.empty(n, dtype=np.float64)
@@ -107,6 +107,11 @@ def merge(first, second, border, region0):  # type: ignore[no-untyped-def]  # pr
             made += 1
             if used + end[a] - begin[a] + end[b] - begin[b] > len(pool):
                 used = _compact(new, region, begin, end, pool)
+                wanted = used + end[a] - begin[a] + end[b] - begin[b]
+                if wanted > len(pool):  # never on the pixels of a photograph
+                    larger = np.empty((2 * wanted, 2), dtype=np.int32)
+                    larger[:used] = pool[:used]
+                    pool = larger
             common = 0
             begin[new] = used
             for side in range(2):
