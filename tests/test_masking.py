@@ -115,7 +115,7 @@ def test_clustering_is_there_only_when_asked_for():
     assert linkage[-1, 3] == 9
     own = PatchMasker((3, 3), clustering=linkage)
     np.testing.assert_array_equal(own.clustering, linkage)
-    with pytest.raises(PatchShapError, match="clustering: got 'kmeans'; expected 'ward'"):
+    with pytest.raises(PatchShapError, match="clustering: got 'kmeans'; expected 'bpt', 'axis'"):
         PatchMasker(clustering="kmeans")
 
 
