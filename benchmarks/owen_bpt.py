@@ -223,7 +223,7 @@ def integrated_gradients(p: Photograph) -> Maps:
 
 
 OURS = {"OwenBPT tree": owen("bpt"), "OwenBPT axis": owen("axis")}
-PLAIN = {"OwenBPT tree, n_trees=1": owen("bpt", n_trees=1)}
+PLAIN = {"OwenBPT tree, published": owen("bpt", n_trees=1, compactness=0.0)}
 PEERS = {"shap_bpt BPT": shap_bpt_maps("BPT"), "shap_bpt AA": shap_bpt_maps("AA")}
 OTHERS = {
     "shap Partition": shap_partition,

@@ -351,12 +351,14 @@ def test_an_axis_tree_halves_the_longer_side(height, width):
 
 
 @settings(max_examples=40, deadline=None)
-@given(SIZES, SIZES, st.integers(1, 20), st.integers(0, 10**6), st.sampled_from([0.0, 0.25, 0.49]))
-def test_axis_trees_of_any_players(height, width, n, seed, jitter):
-    labels = superpixels(height, width, min(n, height * width), np.random.default_rng(seed))
-    tree = axis_tree(labels, jitter, seed)
+@given(SIZES, SIZES, st.integers(1, 20), st.integers(0, 10**6), st.booleans())
+def test_axis_trees_of_any_players(height, width, n, seed, with_values):
+    rng = np.random.default_rng(seed)
+    labels = superpixels(height, width, min(n, height * width), rng)
+    values = rng.integers(0, 3, (height, width)) if with_values else None
+    tree = axis_tree(labels, values)
     assert_is_a_tree(tree, labels.max() + 1)
-    np.testing.assert_array_equal(tree.children, axis_tree(labels, jitter, seed).children)
+    np.testing.assert_array_equal(tree.children, axis_tree(labels, values).children)
 
 
 def test_players_with_the_same_centre():
@@ -364,23 +366,78 @@ def test_players_with_the_same_centre():
     assert_is_a_tree(axis_tree(rings), 5)
 
 
-def test_jitter_moves_the_cuts():
-    plain = axis_tree(pixels(10, 10))
-    assert sets(axis_tree(pixels(10, 10), seed=3)) == sets(plain)
-    moved = [axis_tree(pixels(10, 10), 0.25, seed) for seed in range(20)]
-    assert len({frozenset(sets(t)) for t in moved}) > 10
-    firsts = []
-    for tree in moved:
-        top, bottom, left, right = box(tree.members(tree.children[-1][0]), 10)
-        assert (bottom - top) * (right - left) == len(tree.members(tree.children[-1][0]))
-        firsts.append(bottom - top)
-    # A quarter of the side at most, on either side of the middle.
-    assert 2 <= min(firsts) < 5 < max(firsts) <= 8
-    for jitter in (-0.1, 0.5, np.nan):
+def best_cut_by_hand(box_of_values):
+    """Axis and place of the cut with the largest sum of squares between, times both areas."""
+    best, cut = 0.0, None
+    for axis in (0, 1):
+        for place in range(1, box_of_values.shape[axis]):
+            sides = np.split(box_of_values, [place], axis=axis)
+            between = sum(s.size * (s.mean() - box_of_values.mean()) ** 2 for s in sides)
+            between *= sides[0].size * sides[1].size
+            if between > best * (1 + 1e-9):
+                best, cut = between, (axis, place)
+    return cut
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, SIZES, st.integers(0, 10**6))
+def test_axis_trees_cut_where_the_values_differ_most(height, width, seed):
+    values = np.random.default_rng(seed).normal(size=(height, width))
+    tree = axis_tree(pixels(height, width), values)
+    for node in range(tree.n, 2 * tree.n - 1):
+        top, bottom, left, right = box(tree.members(node), width)
+        assert (bottom - top) * (right - left) == len(tree.members(node))
+        axis, place = best_cut_by_hand(values[top:bottom, left:right])
+        corner = box(tree.members(tree.children[node - tree.n, 0]), width)
+        assert corner[0] == top
+        assert corner[2] == left
+        assert (corner[1] - top, corner[3] - left)[axis] == place
+
+
+def test_axis_trees_halve_where_the_values_are_constant():
+    plain = axis_tree(pixels(9, 6))
+    np.testing.assert_array_equal(axis_tree(pixels(9, 6), np.ones((9, 6))).children, plain.children)
+    step = np.zeros((9, 6))
+    step[7:] = 5
+    tree = axis_tree(pixels(9, 6), step)
+    one, other = tree.children[-1]
+    assert box(tree.members(one), 6) == (0, 7, 0, 6)
+    for node in tree.children[one - tree.n]:
+        assert box(tree.members(node), 6)[1] - box(tree.members(node), 6)[0] in (3, 4)
+    assert box(tree.members(other), 6) == (7, 9, 0, 6)
+
+
+def test_values_of_large_players_are_averages():
+    # The middle player is high on the whole, though less so than a part of the last one.
+    labels = np.repeat([0, 1, 2], [2, 3, 5])[None]
+    values = np.array([[0, 0, 4, 4, 4, 0, 0, 0, 0, 9.0]])
+    np.testing.assert_array_equal(axis_tree(labels, values).regions(1), [0, 1, 1])
+
+
+def test_values_that_do_not_fit():
+    for values in (np.zeros((2, 3)), np.full((2, 2), np.nan)):
         with pytest.raises(
-            PatchShapError, match=r"jitter: got .*; expected a number of at least 0 and less"
+            PatchShapError, match=r"values: got shape \(2, \d\); expected finite numbers, \(2, 2\)"
         ):
-            axis_tree(pixels(2, 2), jitter)
+            axis_tree(pixels(2, 2), values)
+    for extra in (np.zeros((2, 3)), np.zeros(4), np.full((2, 2, 1), np.inf)):
+        with pytest.raises(PatchShapError, match=r"extra: got shape .*; expected finite numbers"):
+            bpt_tree(np.zeros((2, 2)), extra=extra)
+
+
+def test_an_extra_channel_counts_like_a_colour():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (9, 7, 4)).astype(np.uint8)
+    whole = bpt_tree(image)
+    parts = bpt_tree(image[:, :, :2], extra=image[:, :, 2:])
+    assert sets(parts) == sets(whole)
+    one = bpt_tree(image[:, :, :1], extra=image[:, :, 1])
+    assert sets(one) == sets(bpt_tree(image[:, :, :2]))
+    assert sets(one) != sets(bpt_tree(image[:, :, :1]))
+    players = superpixels(9, 7, 12, rng)
+    assert sets(bpt_tree(image[:, :, :2], players, extra=image[:, :, 2:])) == sets(
+        bpt_tree(image, players)
+    )
 
 
 # ----- linkages --------------------------------------------------------------------------
@@ -403,7 +460,11 @@ def test_a_linkage_goes_there_and_back(n, seed):
 @pytest.mark.parametrize("size", [(1, 2), (1, 9), (9, 1), (5, 6)])
 def test_linkages_of_trees_are_valid(size):
     image = np.random.default_rng(0).random((*size, 3))
-    for tree in (bpt_tree(image), axis_tree(pixels(*size)), axis_tree(pixels(*size), 0.3)):
+    for tree in (
+        bpt_tree(image),
+        axis_tree(pixels(*size)),
+        axis_tree(pixels(*size), pixels(*size) % 4),
+    ):
         assert is_valid_linkage(tree.linkage)
         assert tree.linkage[-1, 2:].tolist() == [1.0, tree.n]
         assert (np.diff(tree.linkage[:, 2]) > 0).all()

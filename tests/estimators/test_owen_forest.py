@@ -160,13 +160,67 @@ def test_the_first_tree_has_a_head_start_and_then_all_advance_side_by_side(head_
     assert min(spent) > head_start + widest
 
 
-def test_the_head_start_is_128_by_default():
+def test_the_head_start_is_50_by_default():
     game = smooth(200, 0)
     forest = start(OwenForest, [random_tree(200, seed) for seed in range(2)], game)
-    spend(forest, game, 2 + 128)
+    spend(forest, game, 2 + 50)
     assert forest.refiners[1].n_coalitions == 2
-    spend(forest, game, 2 + 128 + 16)
+    spend(forest, game, 2 + 50 + 16)
     assert forest.refiners[1].n_coalitions > 2
+
+
+class Growers:
+    """Functions that grow random trees and remember what they were given."""
+
+    def __init__(self, n, seeds):
+        self.given = []
+        self.functions = [self._grower(n, seed) for seed in seeds]
+
+    def _grower(self, n, seed):
+        def grow(values):
+            self.given.append(values)
+            return random_tree(n, seed)
+
+        return grow
+
+
+def test_trees_are_grown_from_the_first_guide_whenever_three_times_as_much_is_spent():
+    game = smooth(200, 0)
+    growers = Growers(200, [1, 2, 3])
+    forest = start(
+        OwenForest, [random_tree(200, 0)], game, [2, 0], head_start=40, grow=growers.functions
+    )
+    begun = {}
+    while forest.n_coalitions < 1500:
+        before = forest.estimate().values[:, 2]
+        coalitions = forest.ask(2)
+        while len(growers.given) > len(begun):
+            begun[len(begun)] = forest.n_coalitions - 2
+            np.testing.assert_allclose(growers.given[-1], before, atol=1e-12)
+        # The tree that was grown last gets everything.
+        assert forest.refiners[-1]._asked
+        forest.tell(game(coalitions))
+    widest = 2 * max(8, 750 // 16)
+    assert [b // s for b, s in zip(begun.values(), (40, 120, 360), strict=True)] == [1, 1, 1]
+    assert all(b - s <= widest for b, s in zip(begun.values(), (40, 120, 360), strict=True))
+    each = [r.values() for r in forest.refiners]
+    spent = np.array([r.n_coalitions - 2 for r in forest.refiners])
+    expected = np.einsum("t,tpk->pk", spent / spent.sum(), each)
+    np.testing.assert_allclose(forest.estimate().values, expected, atol=1e-12)
+
+
+def test_trees_are_grown_until_all_of_them_are_exact_and_none_twice(brute_owen):
+    table = random_table(7, 2, 0)
+    growers = Growers(7, [0, 1, 0, 2, 2])
+    forest = start(
+        OwenForest, [random_tree(7, 0)], of_table(table), grow=growers.functions, head_start=0
+    )
+    spend(forest, of_table(table), 10**9)
+    assert len(growers.given) == 5
+    assert len(forest.refiners) == 3
+    assert forest.exact
+    expected = np.mean([brute_owen(random_tree(7, s).children, table) for s in range(3)], axis=0)
+    np.testing.assert_allclose(forest.estimate().values, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("head_start", [0, 128])
@@ -198,13 +252,15 @@ def test_a_tree_that_is_exact_leaves_the_budget_to_the_others(head_start):
     st.lists(st.integers(2, 300), min_size=1, max_size=4),
     st.sampled_from([2, 3, 7, 50]),
     st.sampled_from([0, 30, 128]),
+    st.integers(0, 3),
 )
-def test_a_forest_in_pieces_as_in_one_go(n, seed, n_trees, budgets, most, head_start):
+def test_a_forest_in_pieces_as_in_one_go(n, seed, n_trees, budgets, most, head_start, n_grown):
     game, trees = smooth(n, seed), [random_tree(n, seed + k) for k in range(n_trees)]
-    pieces = start(OwenForest, trees, game, head_start=head_start)
+    grow = Growers(n, range(seed + 9, seed + 9 + n_grown)).functions
+    pieces = start(OwenForest, trees, game, head_start=head_start, grow=grow)
     for budget in sorted(budgets):
         spend(pieces, game, budget, most)
-        at_once = start(OwenForest, trees, game, head_start=head_start)
+        at_once = start(OwenForest, trees, game, head_start=head_start, grow=grow)
         spend(at_once, game, budget)
         one, other = pieces.estimate(), at_once.estimate()
         np.testing.assert_array_equal(one.values, other.values)

@@ -254,7 +254,6 @@ def test_guides_are_the_largest_outputs_of_each_image():
     # They decide what is refined.
     values = [explained(x, guides=g, budget=60).values for g in (1, 2, 6)]
     assert np.abs(values[0] - values[1]).max() > 1e-9
-    assert np.abs(values[1] - values[2]).max() > 1e-9
     # More than there are is all there are.
     np.testing.assert_array_equal(explained(x, guides=600, budget=60).values, values[2])
 
@@ -290,8 +289,8 @@ def test_targets_of_every_kind():
         attributions = folded.attribute(x, target=target, n_samples=60)
         np.testing.assert_allclose(attributions, expected, atol=1e-12)
     # A model with one output and no target guides itself.
-    single = OwenBPT(lambda t: model(t)[:, 2])
+    single = OwenBPT(lambda t: model(t)[:, 2], n_trees=1)
     attributions = single.attribute(x, n_samples=10**4)
-    exact = OwenBPT(model).attribute(x, target=2, n_samples=10**4)
+    exact = OwenBPT(model, n_trees=1).attribute(x, target=2, n_samples=10**4)
     assert all(e.exact for e in single.last_run.estimates)
     np.testing.assert_allclose(attributions, exact, atol=1e-10)

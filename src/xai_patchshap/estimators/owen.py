@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +23,9 @@ Bools = NDArray[np.bool_]
 # Branches opened before their scores are looked at again: few at first, later a part of
 # what is open already, so that batches stay full. Never a function of budget or batch size.
 _ROUND, _ROUND_PART = 8, 16
+_EVERY = slice(None)
+# A tree is grown whenever so many times as much is spent as when the last one was.
+_RATIO = 3
 
 
 class OwenRefiner:
@@ -161,8 +164,8 @@ class OwenRefiner:
             self._push(self._fresh)
             self._fresh = []
 
-    def values(self, n_outputs: int | None = None) -> Floats:
-        """Values of the players as far as they are known, (n, K) or the first few outputs."""
+    def values(self, outputs: slice | list[int] = _EVERY) -> Floats:
+        """Values of the players as far as they are known, (n, K) or some of the outputs."""
         tree = self.tree
         closed = [*self._settled, *self._fresh, *self._round[self._done :]]
         closed += [branch for _, _, branch in self._heap]
@@ -172,7 +175,7 @@ class OwenRefiner:
         size = tree.stop[node] - tree.start[node]
         share = np.array([b[4] for b in closed]) / size
         worth = share[:, None] * (
-            self._table[with_all, :n_outputs] - self._table[without, :n_outputs]
+            self._table[:, outputs][with_all] - self._table[:, outputs][without]
         )
         nodes, group = np.unique(node, return_inverse=True)
         density = np.zeros((len(nodes), worth.shape[1]))
@@ -223,13 +226,16 @@ class OwenRefiner:
 
 
 class OwenForest:
-    """Owen values averaged over several trees, which give standard errors.
+    r"""Owen values averaged over several trees, some of which are grown from the values so far.
 
     The first ``head_start`` evaluations go to the first tree, since a shallow map of two
-    trees is worse than a deeper one of a single tree; after that, the tree on which least
-    was spent advances next. Trees are weighted by what was spent on them, and equally once
-    all are exact. When and where a tree is refined depends on neither budget nor batch
-    size: a larger budget only adds to a smaller one.
+    trees is worse than a deeper one of a single tree; after that, the given tree on which
+    least was spent advances next. When ``head_start`` evaluations are spent, and again
+    whenever three times as many are, the next tree is grown: a function makes it from the
+    values so far, and it gets the evaluations until the next one is grown. Trees are
+    weighted by what was spent on them, and equally once all are exact. When and where a
+    tree is refined depends on neither budget nor batch size: a larger budget only adds to a
+    smaller one.
 
     Parameters
     ----------
@@ -237,6 +243,9 @@ class OwenForest:
         Trees over the same players.
     base_values, full_values, guides, guide_weights
         As for :class:`OwenRefiner`.
+    grow : sequence of callable
+        Each makes a further tree over the players from the values so far, (n,), of the first
+        guide. A tree that is there already is left out.
     head_start : int
         Evaluations before the second tree is begun.
 
@@ -263,17 +272,21 @@ class OwenForest:
         full_values: Floats,
         guides: Sequence[int] | None = None,
         guide_weights: Sequence[float] | None = None,
-        head_start: int = 128,
+        grow: Sequence[Callable[[Floats], PartitionTree]] = (),
+        head_start: int = 50,
     ) -> None:
         if not trees or len({tree.n for tree in trees}) > 1:
             came = f"{len(trees)} trees over {sorted({tree.n for tree in trees})} players"
             raise bad("trees", came, "at least one, all over the same players")
         self.base_values, self.full_values = base_values, full_values
-        self.refiners = [
-            OwenRefiner(tree, base_values, full_values, guides, guide_weights) for tree in trees
-        ]
+        self.guides, self.guide_weights = guides, guide_weights
+        self.refiners: list[OwenRefiner] = []
+        for tree in trees:
+            self._plant(tree)
         self._active = self.refiners[0]
-        self.head_start = head_start
+        self._given = len(trees)
+        self._grow = list(grow)
+        self.head_start = self._next_grown = head_start
 
     @property
     def n_coalitions(self) -> int:
@@ -282,15 +295,15 @@ class OwenForest:
 
     @property
     def exact(self) -> bool:
-        """Whether all trees are exact."""
-        return all(r.exact for r in self.refiners)
+        """Whether all trees are grown and exact."""
+        return not self._grow and all(r.exact for r in self.refiners)
 
     def ask(self, most: int) -> Bools:
         """The next coalitions (m, n), m at most ``most``; none once all trees are exact."""
-        ahead = self._active is self.refiners[0] and self._active.n_coalitions - 2 < self.head_start
-        if self._active.round_is_over and (self._active.exact or not ahead):
-            left = [r for r in self.refiners if not r.exact]
-            self._active = min(left, key=lambda r: r.n_coalitions, default=self._active)
+        if self._active.round_is_over:
+            if most < 2:  # no tree is grown in vain
+                return np.zeros((0, self._active.tree.n), dtype=bool)
+            self._active = self._next()
         return self._active.ask(most)
 
     def tell(self, values: Floats) -> None:
@@ -305,11 +318,10 @@ class OwenForest:
         it is rough. A single tree tells nothing about its error: it is infinite. Both are
         zero once the values are exact.
         """
-        used = [r for r in self.refiners if r.n_coalitions > 2] or self.refiners[:1]
-        spent = np.array([1.0 if self.exact else r.n_coalitions - 2.0 for r in used])
-        weights = spent / spent.sum() if spent.any() else np.ones(1)
-        each = [r.values(n_outputs) for r in used]
-        mean = sum(w * v for w, v in zip(weights, each, strict=True))
+        outputs = slice(n_outputs)
+        used, weights = self._weights()
+        each = [r.values(outputs) for r in used]
+        mean = np.asarray(sum(w * v for w, v in zip(weights, each, strict=True)))
         if self.exact:
             error = np.zeros_like(mean)
         elif len(used) == 1:
@@ -321,8 +333,38 @@ class OwenForest:
         return Estimate(
             mean,
             error,
-            self.base_values[:n_outputs],
-            self.full_values[:n_outputs],
+            self.base_values[outputs],
+            self.full_values[outputs],
             self.n_coalitions,
             self.exact,
         )
+
+    def _plant(self, tree: PartitionTree) -> None:
+        ends = (self.base_values, self.full_values)
+        self.refiners.append(OwenRefiner(tree, *ends, self.guides, self.guide_weights))
+
+    def _next(self) -> OwenRefiner:
+        """The tree that the next round belongs to."""
+        idle = all(r.exact for r in self.refiners)
+        while self._grow and (idle or self.n_coalitions - 2 >= self._next_grown):
+            used, weights = self._weights()
+            guide = [0 if self.guides is None else self.guides[0]]
+            so_far = sum(w * r.values(guide)[:, 0] for w, r in zip(weights, used, strict=True))
+            tree = self._grow.pop(0)(np.asarray(so_far))
+            if not any(np.array_equal(tree.children, r.tree.children) for r in self.refiners):
+                self._plant(tree)
+                self._next_grown *= _RATIO
+                return self.refiners[-1]
+        if len(self.refiners) > self._given and not self.refiners[-1].exact:
+            return self.refiners[-1]
+        first = self.refiners[0]
+        if not first.exact and first.n_coalitions - 2 < self.head_start:
+            return first
+        left = [r for r in self.refiners if not r.exact]
+        return min(left, key=lambda r: r.n_coalitions, default=self._active)
+
+    def _weights(self) -> tuple[list[OwenRefiner], Floats]:
+        """The trees that have begun, and their weights in the average."""
+        used = [r for r in self.refiners if r.n_coalitions > 2] or self.refiners[:1]
+        spent = np.array([1.0 if self.exact else r.n_coalitions - 2.0 for r in used])
+        return used, spent / spent.sum() if spent.any() else np.ones(1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import shap
@@ -20,8 +21,10 @@ from ._base import PatchExplainer
 __all__ = ["OwenBPT"]
 
 _KINDS = ("bpt", "axis")
-# What makes the second and later trees of an image differ from the first.
-_NOISE, _ROUNDER, _JITTER = 0.1, 1.0, 0.25
+# How the later trees see the values so far: as a channel that counts as much as so many
+# channels of colour, and in which this quantile of all magnitudes is the end of the scale.
+_SEEN, _TYPICAL = 3.0, 0.99
+Grower: TypeAlias = Callable[[NDArray[np.float64] | None], PartitionTree]
 # Coalitions of one round of a batch of images are held at once.
 _MAX_BYTES = 2**26
 
@@ -50,24 +53,27 @@ class OwenBPT(PatchExplainer):
     output_names : sequence of str, optional
         One name for each output.
     seed : int or None
-        Chooses the variations of the trees after the first; ``None`` draws fresh ones.
+        Accepted for a common interface: nothing here is drawn at random.
     hierarchy : {"bpt", "axis"}, scipy linkage, PartitionTree, or a list of these
         The tree of the players: data-aware, or axis-aligned halves, or any linkage
         (n - 1, 4) over the players. Values are averaged over the trees of a list. The
         ``clustering`` of a masker serves shap's own explainers and is not used here.
     n_trees : int
-        Trees of each kind, which share the budget. From the second on, "bpt" sees the
-        image with a little noise and prefers rounder regions, and "axis" cuts beside the
-        middle; the average over trees makes better maps than a single one. Its standard
-        errors compare the trees: they show where the map hangs on the tree, no more. The
-        first 128 evaluations go to the first tree, whose error is unknown (infinite) until
-        a second one joins. 1 gives the Owen values of a single tree.
+        Trees of each kind, which share the budget. The later ones also look at the values
+        so far: attributions count as a channel of the image ("bpt"), or the cuts are made
+        where they change ("axis"), so that a region that matters becomes a branch early.
+        The second tree is begun after 50 evaluations, further ones after 3 and 9 times as
+        many; each is refined until the next one begins, and values are averaged with the
+        evaluations as weights. Standard errors compare the trees: they show where the map
+        hangs on the tree, no more, and they are infinite until a second tree joins. 1 gives
+        the Owen values of a single tree, which depends on the image alone.
     compactness : float
-        How much the data-aware tree prefers round regions; see
-        :func:`~xai_patchshap.hierarchy.bpt_tree`. 0 makes the first tree the published one.
+        How much the data-aware trees prefer round regions; see
+        :func:`~xai_patchshap.hierarchy.bpt_tree`. With ``n_trees=1``, 0 gives the published
+        method.
     guides : int
         The outputs that decide what is refined: this many that are largest on the whole
-        input, whatever outputs are explained. The r-th largest has weight 1/r. To explain
+        input, whatever outputs are explained. The r-th largest has weight 1/r^2. To explain
         an output that is not among the largest, raise it.
     warm_start : bool
         Keep what was computed: a call with the same input and a larger budget continues
@@ -125,8 +131,8 @@ class OwenBPT(PatchExplainer):
         output_names: Sequence[str] | None = None,
         seed: int | None = 0,
         hierarchy: Any = "bpt",
-        n_trees: int = 2,
-        compactness: float = 0.0,
+        n_trees: int = 4,
+        compactness: float = 1.0,
         guides: int = 5,
         warm_start: bool = False,
         autocast: torch.dtype | None = None,
@@ -199,15 +205,16 @@ class OwenBPT(PatchExplainer):
                 forests[i] = kept[1]
                 forests[i].tell(full[:0])  # what an earlier call asked for before it failed
         fresh = [i for i in examples if i not in forests]
-        trees = {i: self._grow(game.bound, i) for i in fresh}
+        planted = {i: self._plant(game.bound, i) for i in fresh}
         empty = {i: np.zeros((1, game.bound.n_players[i]), dtype=bool) for i in fresh}
         base = game.evaluate(empty) if fresh else {}
         for i in fresh:
             if not len(base[i]):
                 raise KeyboardInterrupt  # too early for any answer
             guides = range(n_outputs, full.shape[1]) if game.n_guides else None
-            weights = [1 / rank for rank in range(1, game.n_guides + 1)] or None
-            forests[i] = OwenForest(trees[i], base[i][0], full[i], guides, weights)
+            weights = [1 / rank**2 for rank in range(1, game.n_guides + 1)] or None
+            trees, growers = planted[i]
+            forests[i] = OwenForest(trees, base[i][0], full[i], guides, weights, growers)
         budget = dict(zip(examples, budgets, strict=True))
         # Rounds grow with the budget: what they take in memory must not.
         most = max(16, _MAX_BYTES // (max(game.bound.n_players) * len(budget)))
@@ -228,11 +235,11 @@ class OwenBPT(PatchExplainer):
         names = ("model", "link", "seed", "hierarchy", "n_trees", "compactness", "guides")
         return tuple(getattr(self, name) for name in names)
 
-    def _grow(self, bound: CoalitionInputs, i: int) -> list[PartitionTree]:
-        """The trees of one example."""
+    def _plant(self, bound: CoalitionInputs, i: int) -> tuple[list[PartitionTree], list[Grower]]:
+        """The first trees of one example, and what grows the later ones."""
         n = bound.n_players[i]
         trees: list[PartitionTree] = []
-        seed = np.random.SeedSequence(self.seed).generate_state(self.n_trees)
+        growers: list[Grower] = []
         for kind in _kinds(self.hierarchy):
             if isinstance(kind, PartitionTree):
                 if kind.n != n:
@@ -240,26 +247,37 @@ class OwenBPT(PatchExplainer):
                 trees.append(kind)
                 continue
             image, labels = _image_and_labels(bound, i, kind)
-            pixels = np.array_equal(labels.ravel(), np.arange(labels.size))
-            for k in range(self.n_trees):
-                later, own = k > 0, int(seed[k])
-                if kind == "axis":
-                    trees.append(axis_tree(labels, _JITTER * later, own))
-                else:
-                    trees.append(
-                        bpt_tree(
-                            image,
-                            None if pixels else labels,
-                            compactness=self.compactness + _ROUNDER * later,
-                            noise=_NOISE * later,
-                            seed=own,
-                        )
-                    )
-        # On few players, variations of a tree may be the same tree: once is enough.
+            grow = partial(_tree, kind, image, labels, self.compactness)
+            trees.append(grow(None))
+            growers.append(grow)
+        # On few players, the kinds may give the same tree: once is enough.
         distinct: dict[bytes, PartitionTree] = {}
         for tree in trees:
             distinct.setdefault(tree.children.tobytes(), tree)
-        return list(distinct.values())
+        return list(distinct.values()), growers * (self.n_trees - 1)
+
+
+def _tree(
+    kind: str,
+    image: NDArray[Any],
+    labels: NDArray[np.int64],
+    compactness: float,
+    values: NDArray[np.float64] | None,
+) -> PartitionTree:
+    """The tree of an image, which also looks at the players' values so far if there are any."""
+    shown = None
+    if values is not None:
+        density = np.abs(values / np.bincount(labels.ravel()))[labels]
+        typical = np.quantile(density, _TYPICAL) or density.max()
+        if typical > 0:
+            sign = np.sign(values)[labels]
+            shown = sign * np.minimum(density / typical, 1)
+            # In steps: rounding in the model, which depends on the batch, must not show.
+            shown = np.round(255 * _SEEN * shown)
+    if kind == "axis":
+        return axis_tree(labels, values=shown)
+    pixels = np.array_equal(labels.ravel(), np.arange(labels.size))
+    return bpt_tree(image, None if pixels else labels, compactness=compactness, extra=shown)
 
 
 def _kinds(hierarchy: Any) -> list[str | PartitionTree]:

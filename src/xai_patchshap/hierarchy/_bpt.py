@@ -25,6 +25,7 @@ def bpt_tree(
     compactness: float = 0.0,
     noise: float = 0.0,
     seed: int = 0,
+    extra: ArrayLike | None = None,
 ) -> PartitionTree:
     r"""Data-aware binary partition tree of an image.
 
@@ -53,6 +54,9 @@ def bpt_tree(
         different trees of one image.
     seed : int
         Seed of the noise.
+    extra : array_like of shape (H, W) or (H, W, E), optional
+        More channels, taken as they are, on the scale of 0 to 255 of a colour that spans
+        its whole range: a depth map, a segmentation, or attributions found so far.
 
     Returns
     -------
@@ -62,7 +66,8 @@ def bpt_tree(
     Raises
     ------
     PatchShapError
-        If the image is empty, not finite, or not (H, W) or (H, W, C).
+        If the image is empty, not finite, or not (H, W) or (H, W, C), or ``extra`` does not
+        fit it.
 
     Examples
     --------
@@ -83,6 +88,15 @@ def bpt_tree(
     check_amount("noise", noise, 1e6)
     height, width = x.shape[:2]
     colour = _colour(x, compactness, noise, seed)
+    if extra is not None:
+        more = np.asarray(extra, dtype=np.float32)
+        more = more[:, :, None] if more.ndim == 2 else more
+        if more.ndim != 3 or more.shape[:2] != (height, width) or not np.isfinite(more).all():
+            shape = np.shape(extra)
+            raise bad(
+                "extra", f"shape {shape}", f"finite numbers, {(height, width)} or with channels"
+            )
+        colour = np.concatenate([colour, more], axis=2)
     if labels is None:
         first, second, border = _pixel_graph(height, width)
         region = np.empty((height * width, 2 + 2 * colour.shape[2]), dtype=np.float32)
