@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hierarchy", type=_hierarchy, help="owen-bpt: bpt, axis or bpt,axis (bpt)"
     )
     explain.add_argument(
-        "--trees", dest="n_trees", type=int, help="owen-bpt: trees of each kind (2)"
+        "--trees", dest="n_trees", type=int, help="owen-bpt: trees of each kind (4)"
     )
     for command, out in ((demo, "xai-patchshap-demo"), (explain, "xai-patchshap-out")):
         command.add_argument(

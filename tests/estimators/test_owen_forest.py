@@ -160,12 +160,12 @@ def test_the_first_tree_has_a_head_start_and_then_all_advance_side_by_side(head_
     assert min(spent) > head_start + widest
 
 
-def test_the_head_start_is_50_by_default():
+def test_the_head_start_is_100_by_default():
     game = smooth(200, 0)
     forest = start(OwenForest, [random_tree(200, seed) for seed in range(2)], game)
-    spend(forest, game, 2 + 50)
+    spend(forest, game, 2 + 100)
     assert forest.refiners[1].n_coalitions == 2
-    spend(forest, game, 2 + 50 + 16)
+    spend(forest, game, 2 + 100 + 16)
     assert forest.refiners[1].n_coalitions > 2
 
 

@@ -236,7 +236,7 @@ def test_later_trees_see_the_values_of_the_largest_output_so_far(kind, players):
     if players == "patches":
         labels = (labels // 15 // 4) * 5 + labels % 15 // 3
     explainer = OwenBPT(Net(), PatchMasker(labels), hierarchy=kind)
-    for budget in range(54, 90, 2):
+    for budget in range(104, 140, 2):
         explainer(x, max_evals=budget, silent=True)
         if len(explainer.trees[0]) == 2:  # the budget has just reached it
             break

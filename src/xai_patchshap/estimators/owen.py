@@ -273,7 +273,7 @@ class OwenForest:
         guides: Sequence[int] | None = None,
         guide_weights: Sequence[float] | None = None,
         grow: Sequence[Callable[[Floats], PartitionTree]] = (),
-        head_start: int = 50,
+        head_start: int = 100,
     ) -> None:
         if not trees or len({tree.n for tree in trees}) > 1:
             came = f"{len(trees)} trees over {sorted({tree.n for tree in trees})} players"

@@ -62,7 +62,7 @@ class OwenBPT(PatchExplainer):
         Trees of each kind, which share the budget. The later ones also look at the values
         so far: attributions count as a channel of the image ("bpt"), or the cuts are made
         where they change ("axis"), so that a region that matters becomes a branch early.
-        The second tree is begun after 50 evaluations, further ones after 3 and 9 times as
+        The second tree is begun after 100 evaluations, further ones after 3 and 9 times as
         many; each is refined until the next one begins, and values are averaged with the
         evaluations as weights. Standard errors compare the trees: they show where the map
         hangs on the tree, no more, and they are infinite until a second tree joins. 1 gives
