@@ -88,7 +88,10 @@ def test_inputs_that_are_not_images():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("grey", "background: got 'grey'; expected 'mean', 'blur', 'blur:SIGMA' or 'noise'"),
+        (
+            "grey",
+            "background: got 'grey'; expected 'mean', 'blur', 'blur:SIGMA', 'noise' or 'drop'",
+        ),
         ("blur:-1", "expected 'blur:SIGMA' with a positive number of pixels"),
         ("blur:x", "expected 'blur:SIGMA'"),
         ([], "background: got an empty list; expected at least one background"),

@@ -24,6 +24,7 @@ ORDER = [
     "backgrounds",
     "masking",
     "models",
+    "tokens",
     "named_models",
     "game",
     "estimators",

@@ -6,6 +6,7 @@ from .errors import PatchShapError
 from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, Run
 from .masking import PatchMasker
 from .players import Players, grid_players, mask_players
+from .tokens import TokenDropping
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "PatchShapError",
     "Players",
     "Run",
+    "TokenDropping",
     "__version__",
     "grid_players",
     "mask_players",

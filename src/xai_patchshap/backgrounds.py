@@ -17,7 +17,7 @@ Layout: TypeAlias = Literal["NCHW", "NHWC"]
 
 _HOW = (
     "A background can be a number, a tuple with one number per channel, 'mean', 'blur', "
-    "'blur:SIGMA', 'noise', an image of the input's own shape, or a list of these, whose "
+    "'blur:SIGMA', 'noise', 'drop', an image of the input's own shape, or a list of these, whose "
     "values are averaged."
 )
 
@@ -85,15 +85,19 @@ def _given(spec: Any, x: Tensor, layout: Layout | None) -> Tensor:
 
 
 def _generated(spec: str, x: Tensor, layout: Layout | None, seed: int) -> Tensor:
-    """'mean', 'blur', 'blur:SIGMA' or 'noise' of each image, (N, ...)."""
+    """What a background's name stands for, (N or 1, ...)."""
     if layout is None:
         raise PatchShapError(
             f"background: {spec!r} is made from an image, got inputs of shape {tuple(x.shape)}; "
             "expected (N, C, H, W) or (N, H, W, C). Give a number or an array instead."
         )
+    name, _, argument = spec.partition(":")
+    if spec == "drop":
+        if not x.is_floating_point():
+            raise bad("background", f"'drop' for images of {x.dtype}", "floating-point images")
+        return torch.full((1, *x.shape[1:]), torch.nan, dtype=torch.double)
     x = x.detach().double().cpu()
     space = (2, 3) if layout == "NCHW" else (1, 2)
-    name, _, argument = spec.partition(":")
     if name == "mean" and not argument:
         return x.mean(dim=space, keepdim=True).expand_as(x)
     if name == "blur":
@@ -111,4 +115,4 @@ def _generated(spec: str, x: Tensor, layout: Layout | None, seed: int) -> Tensor
         noise = torch.randn(x.shape[1:], generator=rng, dtype=x.dtype)
         deviation = x.std(dim=space, keepdim=True, correction=0)
         return x.mean(dim=space, keepdim=True) + deviation * noise
-    raise bad("background", repr(spec), "'mean', 'blur', 'blur:SIGMA' or 'noise'", _HOW)
+    raise bad("background", repr(spec), "'mean', 'blur', 'blur:SIGMA', 'noise' or 'drop'", _HOW)

@@ -164,9 +164,12 @@ class PatchMasker(shap.maskers.Masker):
         What stands in for hidden pixels, in the units of the images: a number, a tuple
         with one number per channel, ``"mean"`` (the image's mean colour), ``"blur"`` or
         ``"blur:SIGMA"`` (Gaussian, by default a tenth of the shorter side), ``"noise"``
-        (normal, with the image's mean and deviation per channel), or an image. A list of
-        these, or images stacked along a new first axis, is a set: the values of the game
-        are averaged over it, and each coalition costs one evaluation per background.
+        (normal, with the image's mean and deviation per channel), or an image. ``"drop"``
+        is for vision transformers: hidden patches are NaN, and their tokens leave the
+        sequence (:class:`~xai_patchshap.TokenDropping`, which the explainers of this
+        package put around the model themselves). A list of these, or images stacked along
+        a new first axis, is a set: the values of the game are averaged over it, and each
+        coalition costs one evaluation per background.
     layout : {"auto", "NCHW", "NHWC"}
         Axes of image batches; see :func:`layout_of`.
     clustering : {None, "bpt", "axis", "ward"} or ndarray of shape (n - 1, 4), optional
@@ -225,6 +228,12 @@ class PatchMasker(shap.maskers.Masker):
         self.fixed_background = not any(isinstance(s, str) for s in specs)
 
     # ----- what the package's explainers use -------------------------------------------
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether hidden patches are to leave a vision transformer's sequence."""
+        specs = self.background if isinstance(self.background, list) else [self.background]
+        return any(isinstance(s, str) and s == "drop" for s in specs)
 
     def prepare(
         self,

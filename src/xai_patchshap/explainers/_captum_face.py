@@ -103,7 +103,7 @@ class CaptumFace(Runner):
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
         self._check_budget("n_samples", n_samples, len(backgrounds[0]))
         extra = _format_additional_forward_args(additional_forward_args) or ()
-        model = BatchModel(self.forward_func, autocast=self.autocast)
+        model = BatchModel(self._game_model, autocast=self.autocast)
 
         guides: Tensor | None = None
 

@@ -18,6 +18,7 @@ from ..estimators import Estimate
 from ..game import Game
 from ..masking import PatchMasker
 from ..models import vit_patch_size
+from ..tokens import TokenDropping
 
 __all__ = ["Run", "Runner"]
 
@@ -65,6 +66,14 @@ class Runner:
     def model_patch_size(self) -> tuple[int, int] | None:
         """Patch size in pixels if the model is a vision transformer."""
         return vit_patch_size(self.model)
+
+    @property
+    def _game_model(self) -> Any:
+        """The model, which drops the tokens of hidden patches if the masker says so."""
+        if self._own_masker and self.masker.drops_tokens:
+            already = isinstance(self.model, TokenDropping)
+            return self.model if already else TokenDropping(self.model)
+        return self.model
 
     @property
     def _game_link(self) -> Callable[..., Any] | None:

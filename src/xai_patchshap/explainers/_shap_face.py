@@ -187,7 +187,7 @@ class ShapFace(Runner):
                 "For a model of several inputs use attribute((x1, x2)).",
             )
         model = BatchModel(
-            self.model, numpy_io=not isinstance(args[0], Tensor), autocast=self.autocast
+            self._game_model, numpy_io=not isinstance(args[0], Tensor), autocast=self.autocast
         )
         images = _shap.as_images(args[0], self.masker.layout, for_module=model.module is not None)
         bound, players = self.masker.prepare(

@@ -166,9 +166,9 @@ class OwenBPT(PatchExplainer):
         return "Owen BPT"
 
     @property
-    def model_patch_size(self) -> tuple[int, int]:
-        """Pixels play by default."""
-        return 1, 1
+    def model_patch_size(self) -> tuple[int, int] | None:
+        """Pixels play by default, patches where tokens are dropped."""
+        return super().model_patch_size if self.masker.drops_tokens else (1, 1)
 
     def _auto_budget(self, n_players: int) -> int:
         return 500
