@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--background",
         default="mean",
-        help="mean, blur[:SIGMA], noise, a number, R,G,B in 0..1, or an image file (%(default)s)",
+        help="mean, blur[:SIGMA], noise, drop (tokens of a ViT), a number, R,G,B in 0..1, "
+        "or an image file (%(default)s)",
     )
     explain.add_argument(
         "--classes", default="top3", help="topN, or indices or names with commas (%(default)s)"

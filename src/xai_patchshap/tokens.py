@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import bad
+from .models import vit_patch_size
 
 __all__ = ["TokenDropping"]
 
@@ -20,11 +21,10 @@ class TokenDropping(nn.Module):
 
     A patch is hidden where all of its pixels are NaN. Its token is taken out after position
     embedding, before the first block: every value is that of an attention mask over the
-    hidden keys, at a part of the work, and no background stands in for what is hidden
-    (Covert, Kim and Lee, Learning to estimate Shapley values with vision transformers,
-    ICLR 2023, section 3). With ``PatchMasker(background="drop")`` the explainers of this
-    package do so by themselves; shap's own explainers and the metrics take this wrapper as
-    their model.
+    hidden keys (Covert, Kim and Lee, Learning to estimate Shapley values with vision
+    transformers, ICLR 2023), at a part of the work, and no background stands in for what is
+    hidden. With ``PatchMasker(background="drop")`` the explainers of this package do so by
+    themselves; shap's own explainers take this wrapper as their model.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class TokenDropping(nn.Module):
     Raises
     ------
     PatchShapError
-        If the model is not such a transformer, or, when it is called, if patches are hidden
-        in part.
+        If the model is not such a transformer, or, when it is called, if images are not made
+        of whole patches or patches are hidden in part.
 
     Notes
     -----
@@ -70,8 +70,7 @@ class TokenDropping(nn.Module):
         vit = _transformer(model)
         self.model = model
         is_timm = hasattr(vit, "patch_embed")
-        size = vit.patch_embed.patch_size if is_timm else vit.patch_size
-        self.patch_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.patch_size = vit_patch_size(vit) or (1, 1)
         # In a tuple, since they are registered already as parts of the model.
         self._blocks_and_norm: tuple[nn.Module, nn.Module] = (
             (vit.blocks, vit.norm) if is_timm else (vit.encoder.layers, vit.encoder.ln)
@@ -107,6 +106,7 @@ class TokenDropping(nn.Module):
                 "images",
                 f"shape {tuple(x.shape)}",
                 f"(B, C, H, W) in whole patches of {height}x{width} pixels",
+                "Resize or crop the images to the size that the model was made for.",
             )
         rows, columns = x.shape[2] // height, x.shape[3] // width
         grid = x.isnan().reshape(*x.shape[:2], rows, height, columns, width)

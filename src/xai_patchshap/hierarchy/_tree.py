@@ -151,6 +151,11 @@ def axis_tree(labels: ArrayLike, values: ArrayLike | None = None) -> PartitionTr
         areas, so that it does not cut off slivers. Without a map, and where it is constant,
         a region is halved across the longer side of its bounding box.
 
+    Returns
+    -------
+    PartitionTree
+        With one leaf for each player.
+
     Raises
     ------
     PatchShapError
