@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import bad
+from ..errors import bad
 
 __all__ = ["Curve", "IoU", "deletion_curve", "insertion_curve", "masker_game", "max_iou"]
 
