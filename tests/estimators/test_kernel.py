@@ -189,3 +189,88 @@ def test_error_messages():
         KernelShap(5, 10).estimate(np.zeros(1))
     with pytest.raises(PatchShapError, match="values: got NaN or infinite"):
         KernelShap(5, 10).estimate(np.full(10, np.inf))
+
+
+# ----- a prior that the sample corrects ------------------------------------------------------
+
+
+def _noisy_game(n=8, seed=0):
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(2**n, 2)) + np.array(
+        [[np.sum(np.nonzero([(r >> i) & 1 for i in range(n)])[0])] * 2 for r in range(2**n)]
+    )
+
+    def game(coalitions):
+        return table[coalitions @ (1 << np.arange(n))]
+
+    everything = KernelShap(n, 2**n)
+    return game, everything.estimate(game(everything.coalitions)).values
+
+
+def test_a_prior_solves_the_ridge_normal_equations():
+    n, ridge = 8, 5.0
+    game, _ = _noisy_game(n)
+    estimator = KernelShap(n, 22, seed=1)
+    values = game(estimator.coalitions)
+    prior = np.random.default_rng(2).normal(size=(n, 2))
+    difference = values[1] - values[0]
+    prior += (difference - prior.sum(0)) / n
+    found = estimator.estimate(values, prior, ridge).values
+    design = estimator._design_of(10)
+    signs, weight = design.signs, design.weight / design.weight.mean()
+    odd = values[2::2] - values[3::2]
+    # Unknowns of the efficient plane, in a basis of it.
+    basis = np.linalg.svd(np.ones((1, n)))[2][1:].T
+    x = signs @ basis
+    left = x.T @ (weight[:, None] * x) + ridge * np.eye(n - 1)
+    right = x.T @ (weight[:, None] * (odd - signs @ prior))
+    assert np.allclose(found, prior + basis @ np.linalg.solve(left, right))
+
+
+def test_the_truth_as_prior_is_left_alone_by_a_strong_ridge_and_efficiency_holds():
+    game, truth = _noisy_game()
+    estimator = KernelShap(8, 30)
+    values = game(estimator.coalitions)
+    kept = estimator.estimate(values, truth, 1e9).values
+    assert np.allclose(kept, truth, atol=1e-6)
+    some = estimator.estimate(values, truth + 3.0, 2.0).values  # a prior that is not efficient
+    assert np.allclose(some.sum(0), values[1] - values[0])
+
+
+def test_a_weak_ridge_towards_a_prior_is_least_squares():
+    game, _ = _noisy_game()
+    estimator = KernelShap(8, 60)
+    values = game(estimator.coalitions)
+    plain = estimator.estimate(values)
+    found = estimator.estimate(values, np.zeros((8, 2)), 1e-9)
+    assert np.allclose(found.values, plain.values, atol=1e-6)
+
+
+def test_every_pair_is_exact_whatever_the_prior():
+    game, truth = _noisy_game()
+    estimator = KernelShap(8, 256)
+    found = estimator.estimate(game(estimator.coalitions), np.ones((8, 2)), 1e6)
+    assert found.exact
+    assert np.allclose(found.values, truth)
+
+
+def test_an_additive_game_is_found_in_spite_of_its_prior():
+    weights = np.arange(8.0)
+    estimator = KernelShap(8, 40)
+    found = estimator.estimate(estimator.coalitions @ weights, np.ones(8), 100.0)
+    assert np.allclose(found.values[:, 0], weights)
+
+
+def test_without_coalitions_the_prior_is_the_answer():
+    estimator = KernelShap(4, 2)
+    prior = np.array([1.0, 2.0, 3.0, 4.0])
+    for ridge in (None, 3.0):
+        found = estimator.estimate(np.array([0.0, 10.0]), prior, ridge)
+        assert np.allclose(found.values[:, 0], prior)
+        assert np.isinf(found.error_std).all()
+
+
+def test_a_prior_of_another_shape_is_refused():
+    estimator = KernelShap(4, 2)
+    with pytest.raises(PatchShapError, match=r"prior: got shape \(3,\); expected finite numbers"):
+        estimator.estimate(np.array([0.0, 10.0]), np.zeros(3), 1.0)

@@ -93,14 +93,23 @@ class KernelShap:
         )
         self._design: _Design | None = None
 
-    def estimate(self, values: Floats) -> Estimate:
-        """Estimate from the values of the first coalitions.
+    def estimate(
+        self, values: Floats, prior: Floats | None = None, ridge: float | None = None
+    ) -> Estimate:
+        r"""Estimate from the values of the first coalitions.
 
         Parameters
         ----------
         values : ndarray of shape (m, n_outputs) or (m,)
             Values of the first ``m >= 2`` of :attr:`coalitions`; a last coalition
             without its complement is left aside.
+        prior : ndarray of shape (n_players, n_outputs), optional
+            A guess at the Shapley values, as of a trained explainer, that the sample corrects:
+            :math:`(X^\top X + \lambda I)\,\psi = X^\top y + \lambda \psi_0`, for however
+            many coalitions.
+        ridge : float, optional
+            Its strength lambda: the variance of one pair's residual over that of the prior's
+            errors. By default it is averaged over, by marginal likelihood.
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
         n_pairs = (len(v) - 2) // 2
@@ -111,11 +120,15 @@ class KernelShap:
         equal = (full - empty) / n_players
         design = self._design_of(n_pairs)
         inside, outside = v[2 : 2 + 2 * n_pairs : 2], v[3 : 3 + 2 * n_pairs : 2]
-        odd = inside - outside - design.sign_sums[:, None] * equal
-        if design.is_overdetermined:
+        centre = np.broadcast_to(equal, (n_players, len(equal)))
+        if prior is not None:
+            centre = _checked_prior(prior, centre.shape)
+            centre = centre + equal - centre.mean(axis=0)
+        odd = inside - outside - design.signs @ centre
+        if prior is None and design.is_overdetermined:
             psi, std = design.least_squares(odd)
         else:
-            psi, std = design.ridge(odd)
+            psi, std = design.ridge(odd) if ridge is None else design.fixed_ridge(odd, ridge)
             if design.rank == n_players - 1:
                 exact_psi, exact_std = design.least_squares(odd)
                 rounding = _ROUNDING * np.abs(v).max(axis=0)
@@ -124,7 +137,7 @@ class KernelShap:
                 # Without spare rows least squares interpolates, and says nothing of its error.
                 if design.n_spare >= 2:
                     std[:, additive] = exact_std[:, additive]
-        values_ = psi + equal
+        values_ = psi + centre
         # Projection onto the efficient hyperplane removes what rounding left.
         values_ += ((full - empty) - values_.sum(axis=0)) / n_players
         return Estimate(values_, std, empty.copy(), full.copy(), 2 + 2 * n_pairs, exact=False)
@@ -152,6 +165,14 @@ class KernelShap:
         return _Design(signs, weight, 1.0 - drawn[strata])
 
 
+def _checked_prior(prior: Floats, shape: tuple[int, ...]) -> Floats:
+    array = np.asarray(prior, dtype=np.float64)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.shape != shape or not np.isfinite(array).all():
+        raise bad("prior", f"shape {np.shape(prior)}", f"finite numbers of shape {shape}")
+    return array
+
+
 @dataclass(frozen=True)
 class _Design:
     """The regression of odd differences on signs; what depends on the coalitions alone.
@@ -163,10 +184,6 @@ class _Design:
     signs: Floats
     weight: Floats
     unseen: Floats
-
-    @property
-    def sign_sums(self) -> Floats:
-        return np.asarray(self.signs.sum(axis=1))
 
     @property
     def is_overdetermined(self) -> bool:
@@ -235,6 +252,25 @@ class _Design:
         slack = np.maximum(1.0 - self._leverage, 1e-6)
         variance = (solve**2 * (self.unseen / slack**2)) @ residual**2
         return solve @ y, np.sqrt(variance)
+
+    def fixed_ridge(self, odd: Floats, strength: float) -> tuple[Floats, Floats]:
+        """Ridge estimate of ``odd`` (m, K) at one strength, and its posterior deviation.
+
+        The variance of the noise is its most likely one, given the strength.
+        """
+        left, singular, right = self._factors
+        n, m = self.signs.shape[1], len(self.signs)
+        if not m:
+            return np.zeros((n, odd.shape[1])), np.full((n, odd.shape[1]), np.inf)
+        y = self._root * odd
+        projected = left.T @ y
+        unexplained = np.maximum((y**2).sum(axis=0) - (projected**2).sum(axis=0), 0.0)
+        kept = strength / (singular**2 + strength)
+        noise = (unexplained + kept @ projected**2) / m
+        seen = right**2 @ (1.0 / (singular**2 + strength))
+        unseen = np.maximum(1.0 - 1.0 / n - (right**2).sum(axis=1), 0.0) / strength
+        psi = right @ ((singular / (singular**2 + strength))[:, None] * projected)
+        return psi, np.sqrt((seen + unseen)[:, None] * noise)
 
     def ridge(self, odd: Floats) -> tuple[Floats, Floats]:
         """Ridge estimate of ``odd`` (m, K) and its posterior standard deviation.
