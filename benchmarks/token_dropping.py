@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from captum.attr import KernelShap
 
-from xai_patchshap import TokenDropping
+from xai_patchshap import PatchKernelShap, PatchMasker, TokenDropping
 from xai_patchshap.estimators import PairSampler
 
 HERE = Path(__file__).parent
@@ -54,12 +55,45 @@ def main() -> None:
         keys = torch.cat([prefix, shown], dim=1)[:, None, None]
         return vit(x.expand(len(shown), -1, -1, -1), attn_mask=keys)
 
+    def mask_token(shown: torch.Tensor) -> torch.Tensor:
+        """Shapiq's way: a zero token in place of each hidden patch, one coalition at a time."""
+        rows = []
+        for row in shown:
+            keep = row.float()[None, :, None]
+            handle = vit.patch_embed.register_forward_hook(lambda _, __, t, k=keep: t * k)
+            rows.append(vit(x))
+            handle.remove()
+        return torch.cat(rows)
+
+    labels = torch.arange(n).reshape(1, 1, *grid)
+    labels = labels.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
+    def captum(_: torch.Tensor) -> torch.Tensor:
+        """Captum's KernelShap as a whole, on coalitions of its own."""
+        attributions = KernelShap(vit).attribute(
+            x, 0.5, 0, feature_mask=labels, n_samples=len(every),
+            perturbations_per_eval=arguments.batch,
+        )  # fmt: skip
+        return attributions.mean().reshape(1)
+
+    explainer = PatchKernelShap(vit, PatchMasker(background="drop"), sampling="kernel")
+
+    def ours(_: torch.Tensor) -> torch.Tensor:
+        """PatchKernelShap as a whole."""
+        attributions = explainer.attribute(
+            x, target=0, n_samples=len(every), perturbations_per_eval=arguments.batch
+        )
+        return attributions.mean().reshape(1)
+
     # Dropping gets the coalitions sorted by size, then as they come.
     methods = {
         "dropped, sorted by size": (by_size, lambda z: dropping(pixels(z, float("nan")))),
         "dropped, as drawn": (every, lambda z: dropping(pixels(z, float("nan")))),
         "attention mask": (every, attention_mask),
         "masked pixels": (every, lambda z: vit(pixels(z, 0.5))),
+        "shapiq: mask token, one at a time": (every, mask_token),
+        "PatchKernelShap, tokens dropped": (every, ours),
+        "captum: KernelShap": (every, captum),
     }
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     outputs = {}
@@ -67,11 +101,12 @@ def main() -> None:
         for _ in range(arguments.repeats):
             for name, (table, value) in methods.items():
                 start = time.perf_counter()
-                parts = [value(z) for z in table.split(arguments.batch)]
+                size = len(table) if "KernelShap" in name else arguments.batch
+                parts = [value(z) for z in table.split(size)]
                 seconds[name].append(time.perf_counter() - start)
                 outputs[name] = torch.cat(parts)
     gap = (outputs["dropped, as drawn"] - outputs["attention mask"]).abs().max()
-    ours = seconds["dropped, sorted by size"]
+    first = seconds["dropped, sorted by size"]
     report = {
         "model": f"{arguments.model}, random weights",
         "players": n,
@@ -80,11 +115,11 @@ def main() -> None:
         "mean share of shown patches": float(every.float().mean()),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "timm", "xai-patchshap")},
+        "versions": {name: version(name) for name in ("torch", "timm", "captum", "xai-patchshap")},
         "evaluations per second": {k: len(every) / median(v) for k, v in seconds.items()},
         "seconds": seconds,
         "times as fast as": {
-            name: median(b / a for a, b in zip(ours, theirs, strict=True))
+            name: median(b / a for a, b in zip(first, theirs, strict=True))
             for name, theirs in seconds.items()
         },
         "largest difference to the attention mask": float(gap),

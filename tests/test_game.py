@@ -115,3 +115,43 @@ def test_a_changing_number_of_outputs_and_a_bad_batch_size():
         game.full_values()
     with pytest.raises(PatchShapError, match="batch size: got 0; expected at least 1"):
         Game(forward, bound(), 0)
+
+
+def test_coalitions_of_a_size_are_evaluated_together_if_asked():
+    rng = np.random.default_rng(0)
+    wanted = {i: rng.random((50, 3)) < 0.5 for i in (0, 2)}
+    sizes = []
+
+    def watched(inputs, examples):
+        sizes.append((inputs[0] != 0).sum(1).tolist())
+        return forward(inputs, examples)
+
+    plain, sorted_ = (Game(watched, bound(), 10) for _ in range(2))
+    expected = plain.evaluate(wanted)
+    sizes.clear()
+    sorted_.by_size = True
+    found = sorted_.evaluate(wanted)
+    for i in wanted:
+        np.testing.assert_array_equal(found[i], expected[i])
+    assert np.mean([len(set(batch)) for batch in sizes]) < 2.5
+
+
+def test_what_is_interrupted_in_the_middle_of_sorted_batches_is_lost():
+    calls = []
+
+    def stops(inputs, examples):
+        calls.append(len(examples))
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return forward(inputs, examples)
+
+    rng = np.random.default_rng(0)
+    wanted = {i: rng.random((60, 3)) < 0.5 for i in (0, 1)}
+    expected = Game(forward, bound(), 2).evaluate(wanted)
+    game = Game(stops, bound(), 2)
+    game.by_size = True
+    found = game.evaluate(wanted)
+    assert game.interrupted
+    for i in wanted:
+        assert len(found[i]) == 32  # 32 batches of 2, an example's half of them
+        np.testing.assert_array_equal(found[i], expected[i][:32])

@@ -16,6 +16,9 @@ from .masking import CoalitionInputs
 
 __all__ = ["Game"]
 
+# Batches that are sorted together; what is finished of them is lost when one is interrupted.
+_WINDOW = 32
+
 Forward = Callable[[tuple[Tensor, ...], Tensor], Any]
 
 
@@ -47,9 +50,14 @@ class Game:
         Time spent inside ``forward``.
     interrupted : bool
         Whether Ctrl-C ended an evaluation early.
+    explained : ndarray of int, shape (N, k), or None
+        The outputs of the model that are explained, for explainers that have to know; None
+        stands for all of them in their order.
     question : Any
         What is asked of the outputs, where :attr:`columns` does not say it; two games with
         equal questions, inputs and outputs are one game for a warm start.
+    by_size : bool
+        Whether to evaluate coalitions of equal size together, for models that are faster so.
     progress : tqdm or None
         A bar that is told of the evaluations, once it is set.
     """
@@ -73,7 +81,9 @@ class Game:
         self.is_scalar = False
         self.columns: NDArray[np.int64] | None = None
         self.n_guides = 0
+        self.explained: NDArray[np.int64] | None = None
         self.question: Any = None
+        self.by_size = False
 
     def select(self, columns: NDArray[np.int64] | None, n_guides: int = 0) -> None:
         """Keep only these outputs, (N, k) indices for each example, from now on.
@@ -111,12 +121,18 @@ class Game:
         examples = np.repeat(np.fromiter(coalitions, dtype=np.int64, count=len(counts)), counts)
         # The first coalition of each example, then the second of each, and so on.
         order = np.argsort(np.concatenate([np.arange(c) for c in counts]), kind="stable")
+        window = _WINDOW * self.batch_size if self.by_size else 1
         table = np.zeros((len(order), max(self.bound.n_players)), dtype=bool)
         start = 0
         for count, c in zip(counts, coalitions.values(), strict=True):
             table[start : start + count, : c.shape[1]] = c
             start += count
+        if self.by_size:
+            size = table.sum(axis=1)[order]
+            order = order[np.lexsort((size, np.arange(len(order)) // window))]
         values, finished = self._run(examples[order], table[order])
+        if finished < len(order):
+            finished -= finished % window  # each example gets the first of its coalitions
         linked = self.linked(values[:finished])
         place = np.argsort(order)
         parts = np.split(place, np.cumsum(counts)[:-1])

@@ -155,6 +155,14 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
         ) from error
 
 
+def target_columns(output: Any, target: Any) -> NDArray[np.int64] | None:
+    """Column (N, 1) of an output (N, K) that the target is, for each example."""
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        return None
+    columns = torch.arange(output.shape[1], device=output.device).expand(output.shape)
+    return np.asarray(select_target(columns, target, None).reshape(len(output), -1).cpu())
+
+
 def with_guides(selected: Any, output: Any, guides: Tensor | None, examples: Tensor | None) -> Any:
     """The selected output (B,) with the guide outputs of each row's example behind it."""
     if guides is None:

@@ -137,11 +137,13 @@ class CaptumFace(Runner):
                 perturbations_per_eval * (1 if shared else n),
                 link=self._game_link,
             )
+            game.by_size = self._drops_tokens
             if not shared:
                 guides = self._guides(every_output)
             # A warm start cannot compare further arguments: they make every call a new question.
             known = target.tolist() if isinstance(target, Tensor) else target
             game.question = object() if extra else ("target", known)
+            game.explained = _captum.target_columns(every_output, target)
             game.n_guides = 0 if guides is None else guides.shape[1]
             full = game.given_full_values(
                 _captum.with_guides(_captum.as_vector(output), every_output, guides, None)

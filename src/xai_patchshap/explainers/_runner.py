@@ -70,10 +70,14 @@ class Runner:
     @property
     def _game_model(self) -> Any:
         """The model, which drops the tokens of hidden patches if the masker says so."""
-        if self._own_masker and self.masker.drops_tokens:
+        if self._drops_tokens:
             already = isinstance(self.model, TokenDropping)
             return self.model if already else TokenDropping(self.model)
         return self.model
+
+    @property
+    def _drops_tokens(self) -> bool:
+        return self._own_masker and self.masker.drops_tokens
 
     @property
     def _game_link(self) -> Callable[..., Any] | None:

@@ -210,6 +210,7 @@ class ShapFace(Runner):
             int(batch_size),
             link=self._game_link,
         )
+        game.by_size = self._drops_tokens
         with model.running():
             raw = game.full_values(linked=False)
             chosen = _shap.choose_outputs(outputs, raw, game.is_scalar)
@@ -223,6 +224,7 @@ class ShapFace(Runner):
             if kept is not None:
                 game.select(kept, 0 if guides is None else guides.shape[1])
                 raw = np.take_along_axis(raw, kept, axis=1)
+            game.explained = chosen
             full = game.linked(raw)  # outputs that nobody asked for need no link
             # What can still be wrong is found now, not after the budget is spent.
             names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
