@@ -153,8 +153,8 @@ def _timm_model(name: str, timm_name: str, weights: str | None, probability: boo
         close = difflib.get_close_matches(timm_name, timm.list_models(), 3)
         raise bad("model", repr(name), "a model that timm has", _did_you_mean(close))
     checkpoint = weights or _demo_weights(name)
-    model = _fetched(name, lambda: timm.create_model(timm_name, pretrained=checkpoint is None))
-    _load_weights(model, checkpoint)
+    model = fetched(name, lambda: timm.create_model(timm_name, pretrained=checkpoint is None))
+    load_weights(model, checkpoint)
     config = resolve_model_data_config(model)
     if checkpoint is not None and weights is None:
         # The demo's weights were trained on images in [-1, 1].
@@ -175,10 +175,10 @@ def _torchvision_model(
         close = difflib.get_close_matches(tv_name, models.list_models(module=models), 3)
         raise bad("model", repr(name), "a classifier that torchvision has", _did_you_mean(close))
     best = models.get_model_weights(tv_name).DEFAULT
-    model = _fetched(
+    model = fetched(
         name, lambda: models.get_model(tv_name, weights=best if weights is None else None)
     )
-    _load_weights(model, weights)
+    load_weights(model, weights)
     transform = best.transforms()
     size, crop = transform.crop_size[0], transform.crop_size[0] / transform.resize_size[0]
     scored = ScoredImages(model.eval(), transform.mean, transform.std, probability)
@@ -210,7 +210,7 @@ def _own_model(name: str, module_name: str, attribute: str) -> NamedModel:
     return NamedModel(found, name, (224, 224))
 
 
-def _fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
+def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
     try:
         return create()
     except Exception as error:  # each hub client has errors of its own
@@ -222,7 +222,7 @@ def _fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
         ) from error
 
 
-def _load_weights(model: nn.Module, checkpoint: str | None) -> None:
+def load_weights(model: nn.Module, checkpoint: str | None) -> None:
     if checkpoint in (None, "random"):
         return
     try:

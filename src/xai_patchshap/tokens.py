@@ -69,9 +69,10 @@ class TokenDropping(nn.Module):
         super().__init__()
         vit = _transformer(model)
         self.model = model
+        # In a tuple, since it is registered already as a part of the model.
+        self._vit: tuple[Any] = (vit,)
         is_timm = hasattr(vit, "patch_embed")
         self.patch_size = vit_patch_size(vit) or (1, 1)
-        # In a tuple, since they are registered already as parts of the model.
         self._blocks_and_norm: tuple[nn.Module, nn.Module] = (
             (vit.blocks, vit.norm) if is_timm else (vit.encoder.layers, vit.encoder.ln)
         )
@@ -96,6 +97,33 @@ class TokenDropping(nn.Module):
             with self._dropping(shown[rows]):
                 parts.append(self.model(x[rows], *arguments))
             places.append(rows)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def coalition_outputs(
+        self, images: Tensor, examples: Tensor, coalitions: Tensor, batch_size: int = 512
+    ) -> Tensor:
+        """Outputs (R, K) of many coalitions, in rectangular batches of equal size.
+
+        Parameters
+        ----------
+        images : Tensor (N, C, H, W)
+        examples : Tensor of int64, shape (R,)
+            The image of each row.
+        coalitions : Tensor of bool, shape (R, patches)
+            The patches that each row shows.
+        batch_size : int
+            Most rows in one call of the model.
+        """
+        counts = coalitions.sum(1)
+        parts, places = [], []
+        for count in sorted(set(counts.tolist())):
+            for rows in (counts == count).nonzero()[:, 0].split(batch_size):
+                if count == coalitions.shape[1]:
+                    parts.append(self.model(images[examples[rows]]))
+                else:
+                    with self._dropping(coalitions[rows]):
+                        parts.append(self.model(images[examples[rows]]))
+                places.append(rows)
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _shown(self, x: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""Images of datasets, in an order that depends on the seed alone; files that are whole."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import bad
+
+__all__ = ["batches", "image_of", "images_of", "write_atomically"]
+
+
+class _Numbered(Dataset[tuple[int, Tensor]]):
+    """A dataset's images with their indices."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor]:
+        return index, image_of(self.dataset, index)
+
+
+def image_of(dataset: Any, index: int) -> Tensor:
+    """Image (C, H, W) of an item, which is an image or begins with one."""
+    item = dataset[index]
+    image = item[0] if isinstance(item, tuple | list) else item
+    if not isinstance(image, Tensor) or image.dim() != 3:
+        came = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise bad(
+            "dataset",
+            f"an image of {came}",
+            "tensors (C, H, W), alone or before a label",
+            "torchvision.transforms.ToTensor() makes them of photographs.",
+        )
+    return image
+
+
+def images_of(dataset: Any, indices: Any, device: torch.device | None = None) -> Tensor:
+    """Images (B, C, H, W) of a dataset."""
+    images = torch.stack([image_of(dataset, int(i)) for i in indices])
+    return images if device is None else images.to(device)
+
+
+def batches(
+    dataset: Any, batch: int, seed: int, first: int, steps: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices and images of the steps from ``first`` on."""
+    per_epoch = len(dataset) // batch
+
+    def wanted() -> Iterator[list[int]]:
+        for epoch in range(first // per_epoch, math.ceil(steps / per_epoch)):
+            order = np.random.default_rng([seed, epoch, 1]).permutation(len(dataset))
+            for i in range(per_epoch):
+                if first <= epoch * per_epoch + i < steps:
+                    yield order[i * batch : (i + 1) * batch].tolist()
+
+    yield from DataLoader(
+        _Numbered(dataset),
+        batch_sampler=list(wanted()),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+    )
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or as it was before, whatever happens."""
+    new = file.with_name(f"{file.name}.new")
+    with new.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(file)

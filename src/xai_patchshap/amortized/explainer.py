@@ -1,0 +1,281 @@
+"""The explainer: a network fitted to the Shapley values of the surrogate's game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import bad
+from ._data import images_of
+from ._fit import Fitted, fit
+from ._schedule import Schedule, as_settings, precision
+from ._table import Table
+from .checkpoints import save_explainer, save_surrogate
+from .network import Architecture, ShapleyViT
+from .objectives import kernel_pairs, regression_loss, unbiased_values
+from .surrogate import fingerprint
+
+__all__ = ["OBJECTIVES", "train_explainer"]
+
+OBJECTIVES = ("fastshap", "regression")
+
+_VALIDATION_PAIRS = 64
+_VALIDATION_SEED = 2**31
+
+
+def train_explainer(
+    surrogate: nn.Module,
+    dataset: Any,
+    out: str | Path,
+    *,
+    validation: Any,
+    objective: str = "fastshap",
+    n_pairs: int = 16,
+    fresh: bool = True,
+    n_frozen: int | None = None,
+    n_extra: int = 1,
+    probability: bool = True,
+    schedule: Schedule | None = None,
+    architecture: Architecture | None = None,
+    seed: int = 0,
+    card: dict[str, Any] | None = None,
+    accelerator: Any = None,
+    progress: bool = True,
+) -> ShapleyViT:
+    r"""Train a network that gives all patches' Shapley values in one forward pass.
+
+    Parameters
+    ----------
+    surrogate : torch.nn.Module
+        What :func:`train_surrogate` returns: from images to logits (B, K).
+    dataset, validation : torch.utils.data.Dataset
+        Items are images (C, H, W), alone or before a label. The same index must always give
+        the same image. Of the validation images, the values of 64 fixed pairs of coalitions
+        are predicted; the weights that do so best are kept.
+    out : path
+        Folder of the run: ``explainer.safetensors``, ``surrogate.safetensors`` and their
+        cards in the end; ``state.pt``, ``log.csv`` and tables of values on the way. A run
+        that was stopped, however, goes on when it is started again.
+    objective : {"fastshap", "regression"}
+        ``"fastshap"``: weighted least squares on pairs of coalitions of the Shapley kernel
+        (Jethani et al., ICLR 2022; Covert, Kim & Lee, ICLR 2023, equation 7).
+        ``"regression"``: squared distance to cheap unbiased KernelSHAP labels (Covert et
+        al., NeurIPS 2024), made once from ``n_pairs`` and kept on disk.
+    n_pairs : int
+        Pairs of a coalition and its complement for each image.
+    fresh : bool
+        With ``"fastshap"``: draw and evaluate new pairs in every step, as published; or else
+        once for each image, with their values kept on disk. Evaluations of the surrogate are
+        most of the price of a step: kept, they serve every epoch.
+    n_frozen, n_extra, probability
+        As in :class:`ShapleyViT`.
+    schedule : Schedule, optional
+    architecture : Architecture, optional
+        How to build the surrogate, for its card.
+    seed : int
+    card : dict, optional
+        Anything to say on the card.
+    accelerator : accelerate.Accelerator, optional
+        For several processes, each with a part of every batch.
+    progress : bool
+
+    Returns
+    -------
+    ShapleyViT
+        With the best weights of the run.
+
+    Raises
+    ------
+    PatchShapError
+        If the model or the images do not fit, or ``out`` holds another run.
+
+    Examples
+    --------
+    >>> import tempfile, timm, torch
+    >>> vit = timm.create_model("test_vit", img_size=32, num_classes=3)
+    >>> images = list(torch.rand(8, 3, 32, 32))
+    >>> network = train_explainer(
+    ...     vit, images, tempfile.mkdtemp(), validation=images, n_pairs=2, progress=False,
+    ...     schedule=Schedule(epochs=1, batch_size=4),
+    ... )
+    >>> values, full = network(images[0][None])
+    >>> values.shape
+    torch.Size([1, 4, 3])
+    """
+    folder, schedule = Path(out), schedule or Schedule()
+    if objective not in OBJECTIVES:
+        raise bad("objective", repr(objective), f"one of {OBJECTIVES}")
+    if n_pairs < 1:
+        raise bad("n_pairs", n_pairs, "at least 1")
+    network = ShapleyViT(
+        surrogate, n_frozen=n_frozen, n_extra=n_extra, probability=probability, seed=seed
+    )
+    device = next(surrogate.parameters()).device if accelerator is None else accelerator.device
+    network = network.to(device)
+    n_players = network.n_players
+    described = {
+        "stage": "explainer",
+        "images": len(dataset),
+        "weights": fingerprint(surrogate),
+        "first": fingerprint(images_of(dataset, [0])),
+        "probability": probability,
+        "seed": seed,
+    }
+    common = {"accelerator": accelerator, "progress": progress}
+
+    def pairs_of(images: Tensor, halves: Tensor) -> Tensor:
+        with torch.no_grad(), precision(device, schedule.autocast):
+            return network.odd_values(images.to(device), halves.to(device))
+
+    def computed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        images = images_of(dataset, indices, device)
+        halves = kernel_pairs(len(images), n_pairs, n_players, _generator(seed, int(indices[0])))
+        odd = pairs_of(images, halves).cpu()
+        if objective == "fastshap":
+            return {"halves": np.packbits(halves.numpy(), axis=2), "odd": odd.numpy()}
+        with torch.no_grad(), precision(device, schedule.autocast):
+            full = torch.cat([network.surrogate.model(x).float() for x in torch.split(images, 128)])
+        difference = network.link(full) - network.null
+        return {"labels": unbiased_values(halves, odd, difference.cpu()).numpy()}
+
+    key = {**described, "n_pairs": n_pairs, "objective": objective}
+    loss: nn.Module
+    arguments: Callable[[Tensor, Tensor, torch.Generator], tuple[Any, ...]]
+    if objective == "regression":
+        labels = Table(
+            folder / "labels", len(dataset), computed, ["labels"], key, title="labels", **common
+        )
+        loss = _Distance(network)
+
+        def labelled(indices: Tensor, images: Tensor, _: torch.Generator) -> tuple[Any, ...]:
+            return images, torch.from_numpy(labels.rows(indices.numpy())["labels"])
+
+        arguments = labelled
+    elif fresh:
+        loss = _LeastSquares(network)
+
+        def drawn(_: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
+            # One size for each pair, shared by the images: rectangular batches.
+            sizes = kernel_pairs(1, n_pairs, n_players, generator).sum(-1)[0]
+            ranks = torch.rand(len(images), n_pairs, n_players, generator=generator)
+            halves = ranks.argsort(-1).argsort(-1) < sizes[:, None]
+            return images, halves
+
+        arguments = drawn
+    else:
+        pairs = Table(
+            folder / "pairs", len(dataset), computed, ["halves", "odd"], key,
+            title="pairs", **common,
+        )  # fmt: skip
+        loss = _LeastSquares(network)
+
+        def kept(indices: Tensor, images: Tensor, _: torch.Generator) -> tuple[Any, ...]:
+            rows = pairs.rows(indices.numpy())
+            halves = np.unpackbits(rows["halves"], axis=2, count=n_players)
+            return images, torch.from_numpy(halves).bool(), torch.from_numpy(rows["odd"])
+
+        arguments = kept
+
+    held_out = images_of(validation, range(len(validation)))
+    held_halves = kernel_pairs(
+        len(held_out), _VALIDATION_PAIRS, n_players, torch.Generator().manual_seed(_VALIDATION_SEED)
+    )
+
+    def held_values(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        rows = torch.from_numpy(indices)
+        return {"odd": pairs_of(held_out[rows], held_halves[rows]).cpu().numpy()}
+
+    held_key = {**described, "first": fingerprint(held_out), "validation": True}
+    held = Table(
+        folder / "validation", len(held_out), held_values, ["odd"], held_key,
+        title="validation", **common,
+    )  # fmt: skip
+    held_odd = torch.from_numpy(held.rows(np.arange(len(held_out)))["odd"])
+
+    def validate() -> float:
+        """Share of the variance of the pairs that is not explained."""
+        error, least_squares = 0.0, _LeastSquares(network)
+        for rows in torch.split(torch.arange(len(held_out)), 64):
+            batch = (held_out[rows].to(device), held_halves[rows].to(device))
+            error += least_squares(*batch, held_odd[rows].to(device)).item() * len(rows)
+        return error / float(held_odd.square().sum(-1).mean() * len(held_out))
+
+    trained = nn.ModuleList([network.blocks, network.norm, network.head])
+    recipe = {
+        **as_settings(schedule),
+        "objective": objective,
+        "n_pairs": n_pairs,
+        "fresh": fresh,
+        "n_frozen": network.n_frozen,
+        "n_extra": n_extra,
+        "seed": seed,
+    }
+    fitted: Fitted = fit(
+        loss,
+        trained,
+        dataset,
+        validate,
+        folder,
+        {**described, **recipe},
+        schedule,
+        arguments=arguments,
+        weights=network.trained_state,
+        seed=seed,
+        name="explainer",
+        **common,
+    )
+    surrogate_state = {k: v for k, v in network.state_dict().items() if k.startswith("surrogate.")}
+    network.load_state_dict({**surrogate_state, **fitted.weights})
+    if accelerator is None or accelerator.is_main_process:
+        file = folder / "surrogate.safetensors"
+        save_surrogate(network.surrogate.model, file, architecture=architecture)
+        save_explainer(
+            network,
+            folder / "explainer.safetensors",
+            surrogate=file,
+            card={
+                "recipe": recipe,
+                "training_images": len(dataset),
+                "validation": {"images": len(held_out), "unexplained": fitted.score},
+                **(card or {}),
+            },
+        )
+    return network.eval()
+
+
+class _LeastSquares(nn.Module):
+    """Regression on pairs; their values come with them or are computed on the spot."""
+
+    def __init__(self, network: ShapleyViT) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, halves: Tensor, odd: Tensor | None = None) -> Tensor:
+        if odd is None:
+            with torch.no_grad():
+                odd = self.network.odd_values(images, halves)
+        values: Tensor = self.network(images)[0]
+        return regression_loss(values, halves, odd)
+
+
+class _Distance(nn.Module):
+    """Squared distance to labels, summed over players and outputs."""
+
+    def __init__(self, network: ShapleyViT) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        values: Tensor = self.network(images)[0]
+        return (values - labels).square().sum((1, 2)).mean()
+
+
+def _generator(seed: int, place: int) -> torch.Generator:
+    mixed = int(np.random.SeedSequence([seed, place, 2]).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator().manual_seed(mixed)

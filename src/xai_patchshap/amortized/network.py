@@ -1,0 +1,251 @@
+"""The explainer network: all Shapley values of an image in one forward pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..errors import bad
+from ..named_models import ScoredImages
+from ..tokens import TokenDropping
+
+__all__ = ["Architecture", "ShapleyViT"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a vision transformer again, without its weights.
+
+    Attributes
+    ----------
+    name : str
+        Of a timm ``VisionTransformer``.
+    options : dict
+        Further arguments of ``timm.create_model``.
+    mean, std : tuple of float
+        Normalisation of the images, which are RGB in [0, 1].
+
+    Examples
+    --------
+    >>> Architecture("test_vit", {"num_classes": 5}).build()(torch.rand(2, 3, 160, 160)).shape
+    torch.Size([2, 5])
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+
+    def build(self) -> ScoredImages:
+        """The transformer with random weights, from images in [0, 1] to logits."""
+        try:
+            vit = timm.create_model(self.name, pretrained=False, **self.options)
+        except Exception as error:  # timm raises whatever the model's constructor raises
+            raise bad(
+                "architecture",
+                f"{self.name!r} with {dict(self.options)}",
+                "a timm model and arguments that it takes",
+                f"({error})",
+            ) from error
+        return ScoredImages(vit, tuple(self.mean), tuple(self.std), probability=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a JSON card."""
+        return asdict(self)
+
+
+class ShapleyViT(nn.Module):
+    r"""A surrogate and the network that predicts the Shapley values of its patches.
+
+    The first blocks of the surrogate serve both: one pass through them, then the rest of
+    the surrogate gives :math:`v(N)`, and further blocks and a head for each token give the
+    values, to which additive efficient normalisation adds
+    :math:`[v(N) - v(\emptyset) - \sum_i \phi_i] / n` (Covert, Kim & Lee, Learning to
+    estimate Shapley values with vision transformers, ICLR 2023, section 4.2).
+
+    Parameters
+    ----------
+    surrogate : torch.nn.Module
+        A timm ``VisionTransformer``, or a module that holds exactly one, from images to
+        logits (B, K). It is copied, and the copy is frozen.
+    n_frozen : int, optional
+        Blocks that both share; 0 trains copies of all of them. By default all, as the
+        published explainer with a frozen backbone.
+    n_extra : int
+        New blocks behind them.
+    probability : bool
+        Whether the game is that of probabilities (softmax, or sigmoid for a single logit)
+        or of logits.
+    seed : int
+        Seed of the new weights.
+
+    Attributes
+    ----------
+    surrogate : TokenDropping
+        The frozen surrogate; hidden patches are NaN.
+    grid : (int, int)
+        Rows and columns of patches, the players.
+    n_outputs : int
+        K.
+    null : Tensor (K,)
+        Value of the empty coalition.
+    ridge : float or None
+        How far a few evaluations are to be trusted over the prediction; see
+        :meth:`~xai_patchshap.estimators.KernelShap.estimate`. From validation.
+    rmse : list of float, or None
+        Root mean squared error of the predicted values of each output, from validation.
+
+    Raises
+    ------
+    PatchShapError
+        If the surrogate is not such a transformer, or ``n_frozen`` does not fit.
+
+    Examples
+    --------
+    >>> import timm, torch
+    >>> vit = timm.create_model("test_vit", img_size=64, num_classes=5)
+    >>> network = ShapleyViT(vit).eval()
+    >>> values, full = network(torch.rand(2, 3, 64, 64))
+    >>> values.shape, full.shape
+    (torch.Size([2, 16, 5]), torch.Size([2, 5]))
+    >>> torch.allclose(values.sum(1), full - network.null, atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        surrogate: nn.Module,
+        *,
+        n_frozen: int | None = None,
+        n_extra: int = 1,
+        probability: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.surrogate = TokenDropping(copy.deepcopy(surrogate)).requires_grad_(False).eval()
+        vit = self.surrogate._vit[0]
+        if not hasattr(vit, "patch_embed"):
+            raise bad("surrogate", "torchvision's VisionTransformer", "one of timm")
+        depth = len(vit.blocks)
+        self.n_frozen = depth if n_frozen is None else n_frozen
+        if not 0 <= self.n_frozen <= depth:
+            raise bad("n_frozen", n_frozen, f"0 to {depth}, the blocks of the surrogate")
+        if n_extra < 0 or n_extra + depth - self.n_frozen < 1:
+            raise bad("n_extra", n_extra, "at least 1 new block where all others are frozen")
+        self.n_extra, self.probability = n_extra, probability
+        self.ridge: float | None = None
+        self.rmse: list[float] | None = None
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
+        self.n_channels = int(vit.patch_embed.proj.in_channels)
+        self._n_prefix = int(vit.num_prefix_tokens)
+        self.n_outputs = int(vit.num_classes)
+        width = int(vit.embed_dim)
+        own = [copy.deepcopy(block) for block in vit.blocks[self.n_frozen :]]
+        # New weights are drawn on the CPU: the same whatever the surrogate's device.
+        with torch.random.fork_rng(devices=[]):
+            torch.random.manual_seed(seed)
+            fresh = [_fresh(vit.blocks[-1]) for _ in range(n_extra)]
+            hidden = nn.Linear(width, 2 * width)
+            # A bias would be the same for all patches: the normalisation takes it out again.
+            last = nn.Linear(2 * width, self.n_outputs, bias=False)
+            self.head = nn.Sequential(hidden, nn.GELU(), last)
+        self.blocks = nn.Sequential(*own, *fresh).requires_grad_(True)
+        self.norm = nn.LayerNorm(width)
+        # The first prediction is the equal split.
+        nn.init.zeros_(last.weight)
+        self.null: Tensor
+        self.register_buffer("null", torch.zeros(self.n_outputs), persistent=False)
+        self.to(next(self.surrogate.parameters()).device)
+        self.refresh()
+
+    @property
+    def n_players(self) -> int:
+        """Number of patches."""
+        return self.grid[0] * self.grid[1]
+
+    def refresh(self) -> None:
+        """Compute :attr:`null` anew, after the surrogate got other weights."""
+        first = next(self.surrogate.parameters())
+        empty = torch.full((1, self.n_channels, *self.image_size), torch.nan)
+        with torch.no_grad():
+            self.null = self.link(self.surrogate(empty.to(first)))[0]
+
+    def link(self, logits: Tensor) -> Tensor:
+        """Logits in the units of the game."""
+        if not self.probability:
+            return logits
+        return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+
+    def train(self, mode: bool = True) -> ShapleyViT:
+        """Training mode for what is trained; the surrogate stays as it is."""
+        super().train(mode)
+        self.surrogate.eval()
+        return self
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Weights of what is trained: all but the surrogate's."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("surrogate.")}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (B, patches, K) and the full coalition's value (B, K) of whole images."""
+        vit = self.surrogate._vit[0]
+        shared: list[Tensor] = []
+        if self.n_frozen:
+            handle = vit.blocks[self.n_frozen - 1].register_forward_hook(
+                lambda _, __, tokens: shared.append(tokens)
+            )
+        else:
+            handle = vit.blocks.register_forward_pre_hook(
+                lambda _, arguments: shared.append(arguments[0])
+            )
+        try:
+            with torch.no_grad():
+                full = self.link(self.surrogate.model(images).float())
+        finally:
+            handle.remove()
+        tokens = self.norm(self.blocks(shared[0])[:, self._n_prefix :])
+        values = self.head(tokens).float()
+        gap = full - self.null - values.sum(1)
+        return values + gap[:, None] / values.shape[1], full
+
+    def whole_images(self, images: Tensor) -> Tensor:
+        """The surrogate's outputs (B, K) for whole images, in the units of the game."""
+        first = next(self.surrogate.parameters())
+        with torch.no_grad():
+            return self.link(self.surrogate.model(images.to(first)).float())
+
+    def coalition_values(
+        self, images: Tensor, examples: Tensor, coalitions: Tensor, batch_size: int = 512
+    ) -> Tensor:
+        """Values (R, K) of coalitions (R, patches) of the images of ``examples`` (R,)."""
+        outputs = self.surrogate.coalition_outputs(images, examples, coalitions, batch_size)
+        return self.link(outputs.float())
+
+    def odd_values(self, images: Tensor, halves: Tensor, batch_size: int = 512) -> Tensor:
+        """Values of coalitions (B, m, patches) minus those of their complements, (B, m, K)."""
+        n_games, n_pairs, n_players = halves.shape
+        both = torch.stack([halves, ~halves]).reshape(-1, n_players)
+        examples = torch.arange(n_games, device=halves.device).repeat_interleave(n_pairs).repeat(2)
+        values = self.coalition_values(images, examples, both, batch_size)
+        inside, outside = values.reshape(2, n_games, n_pairs, -1).unbind()
+        return inside - outside
+
+
+def _fresh(block: nn.Module) -> nn.Module:
+    """A block of the same kind with new weights."""
+    block = copy.deepcopy(block).cpu()
+    for module in block.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+    return block

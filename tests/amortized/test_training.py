@@ -1,0 +1,266 @@
+"""The training stages: they learn, go on after a kill, and do not depend on how they are run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.amortized.conftest import random_images, tiny_vit
+from torch import nn
+
+from xai_patchshap import PatchShapError, TokenDropping
+from xai_patchshap.amortized import (
+    Schedule,
+    ShapleyViT,
+    explained_variance,
+    load_card,
+    shapley_values,
+    train_explainer,
+    train_surrogate,
+)
+
+HERE = Path(__file__).parent
+QUICK = Schedule(epochs=2, batch_size=8, learning_rate=3e-3, validations=4)
+
+
+def surrogate_of(out, images=None, model=None, **options):
+    images = list(random_images(32)) if images is None else images
+    options = {"validation": images[:8], "schedule": QUICK, "progress": False, **options}
+    return train_surrogate(tiny_vit() if model is None else model, images, out, **options)
+
+
+def explainer_of(out, images=None, model=None, **options):
+    images = list(random_images(32)) if images is None else images
+    options = {
+        "validation": images[:8], "schedule": QUICK, "progress": False, "n_pairs": 2, **options,
+    }  # fmt: skip
+    return train_explainer(tiny_vit() if model is None else model, images, out, **options)
+
+
+def log_of(folder):
+    with (folder / "log.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_the_surrogate_comes_closer_to_the_whole_image(tmp_path):
+    images, model = list(random_images(64)), tiny_vit()
+    schedule = Schedule(epochs=12, batch_size=16, learning_rate=5e-3)
+    surrogate = surrogate_of(tmp_path, images, model, schedule=schedule)
+    scores = [row["score"] for row in log_of(tmp_path)]
+    assert min(scores) < scores[0]
+    assert load_card(tmp_path / "surrogate.safetensors")["validation"]["divergence"] == min(scores)
+    assert divergence(surrogate, model, images) < 0.8 * divergence(model, model, images)
+
+
+@torch.no_grad()
+def divergence(student, teacher, images):
+    x = torch.stack(images)
+    shown = torch.rand(len(x), 16, generator=torch.Generator().manual_seed(9)) < 0.5
+    found = TokenDropping(student).coalition_outputs(x, torch.arange(len(x)), shown)
+    wanted = teacher(x).log_softmax(-1)
+    kl = nn.functional.kl_div(found.log_softmax(-1), wanted, log_target=True, reduction="batchmean")
+    return float(kl)
+
+
+def test_the_classifier_is_not_trained(tmp_path):
+    model = tiny_vit()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    surrogate = surrogate_of(tmp_path, model=model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert any(not torch.equal(v, before[k]) for k, v in surrogate.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"fresh": False}, {"objective": "regression"}, {"n_frozen": 0}, {"probability": False}],
+    ids=str,
+)
+def test_every_objective_learns_the_shapley_values(tmp_path, options):
+    # The images differ by the brightness of one patch: a network sees quickly what counts.
+    x = random_images(1).repeat(48, 1, 1, 1)
+    x[:, :, 4:8, 8:12] *= torch.linspace(-3, 3, 48)[:, None, None, None]
+    images = list(x)
+    schedule = Schedule(epochs=40, batch_size=16, learning_rate=5e-3)
+    network = explainer_of(tmp_path, images, n_pairs=16, schedule=schedule, **options)
+    truth = shapley_values(network, x, 1500)
+    with torch.no_grad():
+        found = network(x)[0].double().numpy()
+    assert np.mean([explained_variance(found[..., k], truth[..., k]) for k in range(3)]) > 0.7
+    assert log_of(tmp_path)[-1]["score"] < log_of(tmp_path)[0]["score"] * 1.05
+
+
+@pytest.mark.parametrize("stage", ["surrogate", "fastshap", "pairs", "regression"])
+def test_killed_runs_end_with_the_same_weights(tmp_path, stage):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", HERE / "kill_and_resume.py", stage, tmp_path, "5"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["kills=3", "same_weights=True", "same_log=True"]
+
+
+def test_a_finished_run_gives_its_weights_again_without_training(tmp_path):
+    first = explainer_of(tmp_path)
+    stamp = (tmp_path / "state.pt").stat().st_mtime_ns
+    again = explainer_of(tmp_path)
+    assert (tmp_path / "state.pt").stat().st_mtime_ns == stamp
+    for k, v in first.trained_state().items():
+        assert torch.equal(v, again.trained_state()[k])
+
+
+@pytest.mark.parametrize("stage", [surrogate_of, explainer_of])
+def test_seeds_hold(tmp_path, stage):
+    before = torch.get_rng_state()
+    a, b, c = (stage(tmp_path / str(i), seed=s).state_dict() for i, s in enumerate((0, 0, 1)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("stage", [surrogate_of, explainer_of])
+def test_accumulated_parts_make_the_same_step(tmp_path, stage):
+    one = stage(tmp_path / "one", schedule=Schedule(epochs=1, batch_size=8)).state_dict()
+    parts = Schedule(epochs=1, batch_size=8, accumulate=4)
+    four = stage(tmp_path / "four", schedule=parts).state_dict()
+    assert all(torch.allclose(one[k], four[k], atol=1e-5) for k in one)
+
+
+def test_half_precision_trains(tmp_path):
+    schedule = Schedule(epochs=1, batch_size=8, autocast=torch.bfloat16)
+    network = explainer_of(tmp_path, schedule=schedule)
+    values, full = network(random_images())
+    assert values.dtype == torch.float32
+    assert torch.allclose(values.sum(1), full - network.null, atol=1e-5)
+
+
+def test_workers_do_not_change_the_result(tmp_path):
+    a = surrogate_of(tmp_path / "a").state_dict()
+    schedule = Schedule(**{**vars(QUICK), "workers": 2})
+    b = surrogate_of(tmp_path / "b", schedule=schedule).state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_labels_and_values_are_computed_once(tmp_path, monkeypatch):
+    calls = []
+    original = ShapleyViT.odd_values
+
+    def counted(self, *arguments):
+        calls.append(len(arguments[0]))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ShapleyViT, "odd_values", counted)
+    explainer_of(tmp_path, objective="regression")
+    assert sum(calls) == 32 + 8  # training images and validation images
+    labels = np.load(tmp_path / "labels" / "labels-00000.npy")
+    assert labels.shape == (32, 16, 3)
+
+
+def test_items_may_carry_labels(tmp_path):
+    images = [(x, 1) for x in random_images(32)]
+    plain = surrogate_of(tmp_path / "plain").state_dict()
+    labelled = surrogate_of(tmp_path / "labelled", images).state_dict()
+    assert all(torch.equal(plain[k], labelled[k]) for k in plain)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    surrogate_of(tmp_path)
+    with pytest.raises(PatchShapError, match=r"out: got '.*', which holds a run with other sett"):
+        surrogate_of(tmp_path, seed=1)
+    with pytest.raises(PatchShapError, match="holds values of other settings"):
+        surrogate_of(tmp_path, model=tiny_vit(seed=1))
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    surrogate_of(tmp_path)
+    (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:1000])
+    with pytest.raises(PatchShapError, match="expected the state of a run of this stage"):
+        surrogate_of(tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("unpickled!",))
+
+
+def test_a_state_with_code_in_it_is_not_run(tmp_path, capsys):
+    torch.save({"settings": Evil()}, tmp_path / "state.pt")
+    with pytest.raises(PatchShapError, match="expected the state of a run"):
+        surrogate_of(tmp_path)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs: got 0; expected a whole number of at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0; expected a number above 0"),
+        ({"warm_up": 1.0}, "warm_up: got 1.0; expected a share of the steps"),
+        ({"batch_size": 9, "accumulate": 2}, "accumulate: got 2; expected a divisor of"),
+    ],
+)
+def test_bad_schedules_are_refused(options, message):
+    with pytest.raises(PatchShapError, match=message):
+        Schedule(**options)
+
+
+def test_bad_requests_are_refused(tmp_path):
+    with pytest.raises(PatchShapError, match="objective: got 'magic'; expected one of"):
+        explainer_of(tmp_path, objective="magic")
+    with pytest.raises(PatchShapError, match="n_pairs: got 0; expected at least 1"):
+        explainer_of(tmp_path, n_pairs=0)
+    with pytest.raises(PatchShapError, match="n_sizes: got 0; expected at least 1"):
+        surrogate_of(tmp_path, n_sizes=0)
+    with pytest.raises(PatchShapError, match=r"dataset: got an image of ndarray; expected tensors"):
+        surrogate_of(tmp_path, [np.zeros((16, 16, 3))] * 8)
+    with pytest.raises(PatchShapError, match=r"image of shape \(16, 16\)"):
+        surrogate_of(tmp_path, [torch.zeros(16, 16)] * 8)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    schedule = Schedule(epochs=20, batch_size=8, learning_rate=1e30, warm_up=0.0)
+    with pytest.raises(PatchShapError, match="is not finite; expected a finite one"):
+        surrogate_of(tmp_path, schedule=schedule)
+
+
+TWO_PROCESSES = """
+import sys, torch
+sys.path.insert(0, {root!r})
+torch.set_num_threads(1)
+from accelerate import Accelerator
+from tests.amortized.test_training import surrogate_of, explainer_of
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+surrogate_of({out!r} + "/surrogate", accelerator=accelerator)
+explainer_of({out!r} + "/explainer", fresh=False, accelerator=accelerator)
+accelerator.end_training()
+"""
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES.format(root=str(HERE.parents[1]), out=str(tmp_path / "two")))
+    subprocess.run(
+        [
+            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
+            "--nproc_per_node", "2", str(script),
+        ],
+        check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    surrogate_of(tmp_path / "one" / "surrogate")
+    explainer_of(tmp_path / "one" / "explainer", fresh=False)
+    for stage in ("surrogate", "explainer"):
+        name = f"{stage}/{stage}.safetensors"
+        one, two = (load_file(tmp_path / n / name) for n in ("one", "two"))
+        assert all(torch.allclose(one[k], two[k], atol=2e-5) for k in one)
+        card = json.loads((tmp_path / "two" / name).with_suffix(".json").read_text())
+        assert card["kind"] == stage
