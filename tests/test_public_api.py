@@ -28,9 +28,14 @@ ORDER = [
     "named_models",
     "game",
     "estimators",
+    "amortized",
+    "samples",
     "explainers",
     "metrics",
+    "baselines",
+    "quality",
     "plots",
+    "cli_train",
     "cli",
 ]
 

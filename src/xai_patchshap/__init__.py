@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import PatchShapError
-from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, Run
+from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, Run, ViTShapleyAmortized
 from .masking import PatchMasker
 from .players import Players, grid_players, mask_players
 from .tokens import TokenDropping
@@ -19,6 +19,7 @@ __all__ = [
     "Players",
     "Run",
     "TokenDropping",
+    "ViTShapleyAmortized",
     "__version__",
     "grid_players",
     "mask_players",

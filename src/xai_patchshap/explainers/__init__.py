@@ -6,5 +6,6 @@ from ._base import PatchExplainer
 from ._runner import Run
 from .owen_bpt import OwenBPT
 from .patch_kernel_shap import PatchKernelShap
+from .vit_shapley_amortized import ViTShapleyAmortized
 
-__all__ = ["OwenBPT", "PatchExplainer", "PatchKernelShap", "Run"]
+__all__ = ["OwenBPT", "PatchExplainer", "PatchKernelShap", "Run", "ViTShapleyAmortized"]

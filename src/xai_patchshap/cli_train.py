@@ -1,0 +1,259 @@
+"""The command line of training: ``xai-patchshap train surrogate`` and ``train explainer``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .amortized import (
+    Architecture,
+    Schedule,
+    calibrate,
+    load_card,
+    load_surrogate,
+    save_explainer,
+    train_explainer,
+    train_surrogate,
+)
+from .amortized.explainer import OBJECTIVES
+from .errors import PatchShapError, bad
+from .named_models import NamedModel, ScoredImages, fetched, load_weights
+
+__all__ = ["ImageFiles", "add_train"]
+
+
+class ImageFiles(Dataset[Tensor]):
+    """All images below a folder, in the order of their paths: (3, H, W), RGB in [0, 1].
+
+    Parameters
+    ----------
+    folder : path
+        As torchvision's ``ImageFolder`` wants it, or with images at any depth.
+    size : (int, int)
+        Height and width; images are resized and cropped in the middle.
+
+    Raises
+    ------
+    PatchShapError
+        If there are none, or one cannot be read.
+    """
+
+    def __init__(self, folder: str | Path, size: tuple[int, int]) -> None:
+        root = Path(folder)
+        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+        if not self.files:
+            raise bad("images", f"'{root}'", "a folder with images, at any depth")
+        self._frame = NamedModel(None, "", size)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            with Image.open(self.files[index]) as image:
+                return self._frame.prepare(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise bad(
+                "image", f"'{self.files[index]}'", "a readable image file", f"({error})"
+            ) from error
+
+
+def add_train(commands: Any) -> None:
+    """Add the ``train`` command to those of the command line."""
+    train = commands.add_parser("train", help="train an amortized explainer of your transformer")
+    stages = train.add_subparsers(required=True, metavar="STAGE")
+    surrogate = stages.add_parser(
+        "surrogate", help="fine-tune the classifier to be at home with missing patches"
+    )
+    surrogate.set_defaults(run=_surrogate)
+    explainer = stages.add_parser(
+        "explainer", help="fit the network that predicts the surrogate's Shapley values"
+    )
+    explainer.set_defaults(run=_explainer)
+
+    surrogate.add_argument("images", type=Path, metavar="DIR", help="training images, at any depth")
+    surrogate.add_argument("--model", required=True, help="timm:NAME, a VisionTransformer")
+    surrogate.add_argument(
+        "--model-args", default="{}", metavar="JSON", help="arguments of timm.create_model"
+    )
+    surrogate.add_argument("--weights", help="a checkpoint file, or 'random' (the hub's weights)")
+    surrogate.add_argument("--sizes", type=int, default=8, help="coalition sizes in one batch (8)")
+
+    explainer.add_argument("images", type=Path, metavar="DIR", help="training images, at any depth")
+    explainer.add_argument(
+        "--surrogate", type=Path, required=True, metavar="FILE", help="surrogate.safetensors"
+    )
+    explainer.add_argument("--objective", choices=OBJECTIVES, default="fastshap")
+    explainer.add_argument("--pairs", type=int, default=16, help="pairs per image (16)")
+    explainer.add_argument(
+        "--keep-pairs",
+        action="store_true",
+        help="fastshap: evaluate the pairs once and keep their values, instead of in every step",
+    )
+    explainer.add_argument(
+        "--frozen", type=int, help="blocks shared with the surrogate, 0 to all (all)"
+    )
+    explainer.add_argument("--scale", choices=["probability", "logit"], default="probability")
+    explainer.add_argument(
+        "--calibrate", type=int, default=100, metavar="N",
+        help="held-out images that say how far a refinement is to be trusted; 0 for none (100)",
+    )  # fmt: skip
+    for stage in (surrogate, explainer):
+        stage.add_argument("--out", type=Path, required=True, metavar="DIR")
+        stage.add_argument(
+            "--validation", type=Path, metavar="DIR", help="held-out images (every 20th of DIR)"
+        )
+        stage.add_argument("--epochs", type=int, default=10)
+        stage.add_argument("--batch-size", type=int, default=128)
+        stage.add_argument("--learning-rate", type=float, default=1e-4)
+        stage.add_argument("--weight-decay", type=float, default=0.01)
+        stage.add_argument("--accumulate", type=int, default=1, help="parts of a batch, in turn")
+        stage.add_argument("--validations", type=int, default=10)
+        stage.add_argument("--save-every", type=int, default=200, help="steps between states")
+        stage.add_argument("--workers", type=int, default=0)
+        stage.add_argument("--autocast", choices=["bfloat16", "float16"])
+        stage.add_argument("--seed", type=int, default=0)
+        stage.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        stage.add_argument(
+            "--accelerate", action="store_true", help="run under 'accelerate launch'"
+        )
+        stage.add_argument("--silent", action="store_true", help="no progress bars")
+
+
+def _schedule(a: argparse.Namespace) -> Schedule:
+    return Schedule(
+        epochs=a.epochs,
+        batch_size=a.batch_size,
+        learning_rate=a.learning_rate,
+        weight_decay=a.weight_decay,
+        accumulate=a.accumulate,
+        validations=a.validations,
+        save_every=a.save_every,
+        workers=a.workers,
+        autocast=None if a.autocast is None else getattr(torch, a.autocast),
+    )
+
+
+def _common(a: argparse.Namespace, size: tuple[int, int]) -> tuple[Any, dict[str, Any]]:
+    """Training images, and the arguments that both stages share."""
+    training: Any = ImageFiles(a.images, size)
+    if a.validation is not None:
+        validation: Any = ImageFiles(a.validation, size)
+    else:
+        held = set(range(0, len(training), 20))
+        validation = torch.utils.data.Subset(training, sorted(held))
+        training = torch.utils.data.Subset(
+            training, [i for i in range(len(training)) if i not in held]
+        )
+        if not len(training):
+            raise bad("images", f"'{a.images}' with a single image", "at least two images")
+    return training, {
+        "validation": validation,
+        "schedule": _schedule(a),
+        "seed": a.seed,
+        "accelerator": _accelerator(a),
+        "progress": not a.silent,
+    }
+
+
+def _accelerator(a: argparse.Namespace) -> Any:
+    if not a.accelerate:
+        return None
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise PatchShapError(
+            "--accelerate: got no module 'accelerate'; expected the 'train' extra. Install it "
+            "with: pip install 'xai-patchshap[train]'"
+        ) from error
+    precision = {None: "no", "bfloat16": "bf16", "float16": "fp16"}[a.autocast]
+    return Accelerator(mixed_precision=precision, cpu=a.device == "cpu")
+
+
+def _surrogate(a: argparse.Namespace) -> None:
+    prefix, _, name = a.model.partition(":")
+    if prefix != "timm" or name not in timm.list_models():
+        raise bad(
+            "--model", repr(a.model), "timm:NAME with the name of a VisionTransformer of timm"
+        )
+    try:
+        options = json.loads(a.model_args)
+        if not isinstance(options, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise bad(
+            "--model-args",
+            repr(a.model_args),
+            "a JSON object, as '{\"num_classes\": 10}'",
+            f"({error})",
+        ) from error
+    if a.weights is None:
+        vit = fetched(a.model, lambda: timm.create_model(name, pretrained=True, **options))
+    else:
+        vit = Architecture(name, options).build().model
+        load_weights(vit, a.weights)
+    config = timm.data.resolve_model_data_config(vit)
+    size = getattr(getattr(vit, "patch_embed", None), "img_size", None) or config["input_size"][1:]
+    architecture = Architecture(name, options, config["mean"], config["std"])
+    classifier = ScoredImages(vit, config["mean"], config["std"], probability=False)
+    training, common = _common(a, tuple(size))
+    train_surrogate(
+        classifier.to(a.device),
+        training,
+        a.out,
+        architecture=architecture,
+        n_sizes=a.sizes,
+        card={"data": str(a.images)},
+        **common,
+    )
+    _say(common, a.out / "surrogate.safetensors")
+
+
+def _explainer(a: argparse.Namespace) -> None:
+    surrogate = load_surrogate(a.surrogate).to(a.device)
+    architecture = Architecture(**load_card(a.surrogate)["architecture"])
+    vit: Any = surrogate.model
+    training, common = _common(a, tuple(vit.patch_embed.img_size))
+    network = train_explainer(
+        surrogate,
+        training,
+        a.out,
+        objective=a.objective,
+        n_pairs=a.pairs,
+        fresh=not a.keep_pairs,
+        n_frozen=a.frozen,
+        probability=a.scale == "probability",
+        architecture=architecture,
+        card={"data": str(a.images)},
+        **common,
+    )
+    accelerator = common["accelerator"]
+    file = a.out / "explainer.safetensors"
+    if a.calibrate and (accelerator is None or accelerator.is_main_process):
+        held = common["validation"]
+        chosen = np.linspace(0, len(held) - 1, min(a.calibrate, len(held))).round().astype(int)
+        images = torch.stack([held[int(i)] for i in chosen]).to(a.device)
+        found = calibrate(network, images)
+        card = {k: v for k, v in load_card(file).items() if k not in ("ridge", "rmse")}
+        save_explainer(
+            network,
+            file,
+            surrogate=a.out / "surrogate.safetensors",
+            card={**card, "ridge": network.ridge, "rmse": network.rmse, "calibration": found},
+        )
+    _say(common, file)
+
+
+def _say(common: dict[str, Any], file: Path) -> None:
+    if common["accelerator"] is None or common["accelerator"].is_main_process:
+        print(f"wrote {file} and {file.with_suffix('.json').name}")

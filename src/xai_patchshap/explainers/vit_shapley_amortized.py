@@ -1,0 +1,322 @@
+"""ViTShapleyAmortized: all patches' Shapley values in one forward pass of a trained network."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shap
+import torch
+from captum.log import log_usage
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..amortized import ShapleyViT, load_explainer
+from ..errors import bad
+from ..estimators import SAMPLING_RULES, Estimate, KernelShap
+from ..game import Game
+from ..masking import PatchMasker
+from . import _captum
+from ._base import PatchExplainer
+
+__all__ = ["ViTShapleyAmortized"]
+
+
+class ViTShapleyAmortized(PatchExplainer):
+    r"""Shapley values of all patches and classes in one forward pass of a trained network.
+
+    ViT-Shapley (Covert, Kim & Lee, Learning to estimate Shapley values with vision
+    transformers, ICLR 2023): a network was trained, once, to predict the Shapley values of a
+    *surrogate*, a vision transformer that is at home with missing patches
+    (:mod:`xai_patchshap.amortized`). The values add up to ``v(all) - v(none)`` of the
+    surrogate exactly. With ``refine=m``, ``m`` evaluations of the surrogate correct the
+    prediction where it is wrong: KernelSHAP on paired coalitions with a ridge towards the
+    predicted values instead of towards equal ones.
+
+    It is a :class:`captum.attr.PerturbationAttribution` and a :class:`shap.Explainer`, as
+    :class:`PatchKernelShap`.
+
+    Parameters
+    ----------
+    model : ShapleyViT or path
+        The network, or its checkpoint ``explainer.safetensors`` with the surrogate's beside it.
+    masker : PatchMasker, optional
+        Must drop tokens and have the network's own patches as players, as it does by default.
+    link : callable
+        The identity, and nothing else: the network was trained on one scale.
+    output_names : sequence of str, optional
+        One name for each output.
+    seed : int or None
+        Chooses the coalitions of a refinement.
+    refine : int
+        Evaluations of the game for each image, the full and the empty coalition included; 0
+        for the prediction alone. Calls override it with ``n_samples`` or ``max_evals``.
+    sampling : {"modified_l2", "leverage", "kernel"}
+        How coalition sizes are drawn.
+    autocast : torch.dtype, optional
+        Run the network under ``torch.autocast``.
+    feature_names : sequence of str, optional
+        Names of the patches, for :meth:`explain_players`.
+    linearize_link, algorithm
+        Accepted because ``shap.Explainer`` passes them; without effect.
+
+    Raises
+    ------
+    PatchShapError
+        If an argument does not fit, or the checkpoint is damaged or foreign.
+
+    Notes
+    -----
+    Standard errors of a prediction alone are its root mean squared errors on validation
+    images, one number for each output (infinite if they were never measured); those of a
+    refinement are the posterior deviations of the ridge.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xai_patchshap import ViTShapleyAmortized
+    >>> from xai_patchshap.samples import cifar10_explainer
+    >>> explainer = ViTShapleyAmortized(cifar10_explainer())
+    >>> images = torch.rand(2, 3, 32, 32)
+    >>> explainer.attribute(images, target=3).shape
+    torch.Size([2, 3, 32, 32])
+    >>> explainer(images, silent=True).values.shape  # ten classes for the price of one
+    (2, 32, 32, 3, 10)
+    >>> explainer.explain_players(images, max_evals=128).error_std.shape  # refined
+    (2, 64, 10)
+    """
+
+    def __init__(
+        self,
+        model: ShapleyViT | str | Path,
+        masker: Any = None,
+        link: Callable[..., Any] = shap.links.identity,
+        output_names: Sequence[str] | None = None,
+        seed: int | None = 0,
+        refine: int = 0,
+        sampling: str = "modified_l2",
+        autocast: torch.dtype | None = None,
+        feature_names: Sequence[str] | None = None,
+        linearize_link: bool = True,
+        algorithm: str = "auto",
+    ) -> None:
+        if isinstance(model, str | Path):
+            model = load_explainer(model)
+        if not isinstance(model, ShapleyViT):
+            raise bad(
+                "model",
+                f"an object of type {type(model).__name__}",
+                "a ShapleyViT or the path of its checkpoint",
+                "xai_patchshap.amortized.train_explainer makes one for your own transformer.",
+            )
+        if link is not shap.links.identity:
+            raise bad("link", repr(link), "shap.links.identity: the network knows its own scale")
+        whole = isinstance(refine, int | np.integer) and not isinstance(refine, bool)
+        if not whole or refine < 0 or refine == 1:
+            raise bad("refine", repr(refine), "0, or a number of evaluations of at least 2")
+        if sampling not in SAMPLING_RULES:
+            raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}")
+        masker = PatchMasker(background="drop") if masker is None else masker
+        super().__init__(
+            model,
+            masker,
+            link,
+            output_names,
+            seed,
+            autocast,
+            feature_names,
+            linearize_link,
+            algorithm,
+        )
+        if not self.masker.drops_tokens:
+            raise bad(
+                "masker",
+                "one with a background",
+                "PatchMasker(background='drop'): the surrogate does without hidden patches",
+            )
+        self.refine, self.sampling = int(refine), sampling
+        self._pass = _OnePass(model)
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Name in Captum's progress bars."""
+        return "ViT Shapley Amortized"
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "refine": self.refine, "sampling": self.sampling}
+
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int | None = None,
+        perturbations_per_eval: int = 64,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Attributions as Captum's ``KernelShap.attribute`` returns them.
+
+        Takes the arguments of :meth:`PatchKernelShap.attribute`, with these differences.
+
+        Parameters
+        ----------
+        baselines : None
+            There are none: hidden patches are not seen at all.
+        n_samples : int, optional
+            Evaluations of a refinement, the empty and the full coalition included; by default
+            those of ``refine``. With 2 the prediction stays as it is.
+        """
+        if baselines is not None:
+            raise bad("baselines", "some", "None: the surrogate does without hidden patches")
+        if additional_forward_args is not None:
+            raise bad("additional_forward_args", "some", "None: the network takes images alone")
+        return super().attribute(
+            inputs,
+            None,
+            target,
+            None,
+            feature_mask,
+            self._auto_budget(0) if n_samples is None else n_samples,
+            perturbations_per_eval,
+            return_input_shape,
+            show_progress,
+            return_convergence_delta,
+        )
+
+    def compute_convergence_delta(
+        self,
+        attributions: Any,
+        start_point: None,
+        end_point: Any,
+        target: Any = None,
+        additional_forward_args: None = None,
+        feature_mask: Any = None,
+    ) -> Tensor:
+        """Sum of the patches' values minus ``v(all) - v(none)`` of the surrogate.
+
+        Takes the arguments of :meth:`PatchKernelShap.compute_convergence_delta`; there are no
+        baselines, so that ``start_point`` is None.
+
+        Returns
+        -------
+        Tensor of shape (N,)
+        """
+        if start_point is not None:
+            raise bad("start_point", "some", "None: the surrogate does without hidden patches")
+        (end,), given = _captum.check_inputs(end_point), _captum.check_inputs(attributions)
+        masks, _ = self._players_and_backgrounds((end,), None, feature_mask)
+        full = self.model.whole_images(end)
+        gap = _captum.select_target((full - self.model.null).double(), target, None)
+        total = _captum.sum_over_players(given, masks)
+        difference: Tensor = _captum.as_vector(gap)
+        return total - difference.to(total.device)
+
+    @property
+    def _game_model(self) -> nn.Module:
+        """The surrogate, which keeps what the network says of whole images on the way."""
+        self._pass = _OnePass(self.model)
+        return self._pass
+
+    @property
+    def model_patch_size(self) -> tuple[int, int] | None:
+        """Patch size of the surrogate in pixels."""
+        height, width = self.model.surrogate.patch_size
+        return height, width
+
+    def _auto_budget(self, n_players: int) -> int:
+        return max(2, self.refine)
+
+    def _solve(
+        self,
+        game: Game,
+        examples: Sequence[int],
+        full: NDArray[np.float64],
+        budgets: Sequence[int],
+    ) -> list[Estimate]:
+        network: ShapleyViT = self.model
+        predicted, null = self._pass.predicted(), network.null.double().cpu().numpy()
+        seed = secrets.randbits(64) if self.seed is None else self.seed
+        estimators = {
+            b: KernelShap(network.n_players, b, seed, self.sampling) for b in dict.fromkeys(budgets)
+        }
+        order = {i: self._patches_of_players(game, i) for i in examples}
+        outputs: dict[int, Any] = {
+            i: slice(None) if game.explained is None else game.explained[i] for i in examples
+        }
+        # The values of the empty and the full coalition are known.
+        wanted = {
+            i: estimators[b].coalitions[2:]
+            for i, b in zip(examples, budgets, strict=True)
+            if len(estimators[b].coalitions) > 2
+        }
+        sampled = game.evaluate(wanted) if wanted else {}
+        estimates = []
+        for i, budget in zip(examples, budgets, strict=True):
+            known = np.stack([null[outputs[i]], full[i]])
+            values = np.concatenate([known, sampled[i]]) if i in sampled else known
+            prior = predicted[i][order[i]][:, outputs[i]]
+            estimate = estimators[budget].estimate(values, prior, network.ridge)
+            estimates.append(self._with_known_error(estimate, outputs[i]))
+        return estimates
+
+    def _with_known_error(self, estimate: Estimate, outputs: Any) -> Estimate:
+        """The validation error as the standard error of a prediction alone."""
+        if estimate.n_coalitions > 2 or self.model.rmse is None:
+            return estimate
+        rmse = np.asarray(self.model.rmse)[outputs]
+        std = np.broadcast_to(rmse, estimate.values.shape).copy()
+        return Estimate(
+            estimate.values, std, estimate.base_values, estimate.full_values, 2, exact=False
+        )
+
+    def _patches_of_players(self, game: Game, i: int) -> NDArray[np.int64]:
+        """The network's patch behind each player, or an error."""
+        labels = game.bound.labels[0]
+        mask = labels[min(i, len(labels) - 1)].cpu().numpy()
+        height, width = self.model.surrogate.patch_size
+        rows, columns = self.model.grid
+        if mask.shape[-2:] == (rows * height, columns * width):
+            patches = mask.reshape(-1, rows, height, columns, width).swapaxes(2, 3)
+            patches = patches.reshape(-1, rows * columns, height * width)
+            players = patches[0, :, 0]
+            one_each = len(np.unique(players)) == len(players)
+            if one_each and (patches == players[:, None]).all():
+                return np.argsort(players)
+        raise bad(
+            "players",
+            f"{game.bound.n_players[i]} players on a mask of shape {mask.shape}",
+            f"the {rows}x{columns} patches of {height}x{width} pixels that the network was "
+            "trained for",
+            "PatchKernelShap(model.surrogate, PatchMasker(players, 'drop')) takes any groups of "
+            "patches.",
+        )
+
+
+class _OnePass(nn.Module):
+    """The surrogate as the game's model; whole images go through the network, once."""
+
+    def __init__(self, network: ShapleyViT) -> None:
+        super().__init__()
+        self.network = network
+        self._kept: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if bool(images.isnan().any()):
+            return self.network.link(self.network.surrogate(images).float())
+        values: Tensor
+        full: Tensor
+        values, full = self.network(images)
+        self._kept.append(values.double().cpu())
+        return full
+
+    def predicted(self) -> NDArray[np.float64]:
+        """Values (N, patches, K) of the images that came first."""
+        return torch.cat(self._kept).numpy()

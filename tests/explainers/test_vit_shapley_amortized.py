@@ -1,0 +1,312 @@
+"""ViTShapleyAmortized: both faces, exact sums, refinement, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import shap
+import torch
+from captum.attr import Attribution, NoiseTunnel, PerturbationAttribution
+from captum.metrics import infidelity
+
+from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError, ViTShapleyAmortized
+from xai_patchshap.amortized import explained_variance, shapley_values
+from xai_patchshap.samples import (
+    CIFAR10_CLASSES,
+    cifar10_classifier,
+    cifar10_explainer,
+    cifar10_images,
+    cifar10_path,
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return cifar10_explainer()
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return cifar10_images()
+
+
+@pytest.fixture(scope="module")
+def images(photographs):
+    return photographs[0][:3]
+
+
+@pytest.fixture(scope="module")
+def truth(network, images):
+    """Their Shapley values, nearly."""
+    return shapley_values(network, images, 3000, seed=3, autocast=torch.bfloat16)
+
+
+@pytest.fixture
+def explainer(network):
+    return ViTShapleyAmortized(network)
+
+
+class Counted(torch.nn.Module):
+    """Counts the images that a module sees."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.rows = module, 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        return self.module(x)
+
+
+def test_it_is_both(explainer):
+    assert isinstance(explainer, PerturbationAttribution)
+    assert isinstance(explainer, Attribution)
+    assert isinstance(explainer, shap.Explainer)
+    assert explainer.get_name() == "ViT Shapley Amortized"
+
+
+def test_values_are_the_networks_and_add_up(explainer, network, images):
+    with torch.no_grad():
+        values, full = network(images)
+    explanation = explainer.explain_players(images)
+    assert np.allclose(explanation.values, values, atol=1e-6)
+    gap = full.double().numpy() - network.null.double().numpy()
+    assert np.allclose(explanation.values.sum(1), gap, atol=1e-12)
+    assert np.allclose(explanation.base_values, network.null)
+    assert explainer.last_run.evaluations.tolist() == [1, 1, 1]
+
+
+def test_both_faces_give_the_same_numbers(explainer, images):
+    by_class = explainer(images, silent=True)
+    assert by_class.values.shape == (3, 32, 32, 3, 10)
+    targets = [0, 4, 9]
+    attributions = explainer.attribute(images, target=targets)
+    assert attributions.shape == images.shape
+    for i, target in enumerate(targets):
+        per_patch = by_class.values[i, ..., target].reshape(8, 4, 8, 4, 3).sum((1, 3, 4))
+        assert np.allclose(attributions[i, 0, ::4, ::4], per_patch, atol=1e-6)
+    values = explainer.shap_values(images)
+    assert np.allclose(values, np.moveaxis(by_class.values, 3, 1))
+
+
+def test_channels_last_arrays_and_chosen_outputs(explainer, images):
+    array = images.permute(0, 2, 3, 1).numpy()
+    every = explainer(array, silent=True).values
+    best = explainer(array, outputs=shap.Explanation.argsort.flip[:2], silent=True)
+    one = explainer(array, outputs=[7], silent=True)
+    assert best.values.shape == (3, 32, 32, 3, 2)
+    assert np.allclose(one.values[..., 0], every[..., 7])
+    top = np.argsort(-explainer.last_run.estimates[0].full_values)
+    assert len(top) == 1
+
+
+def test_convergence_deltas_vanish(explainer, images):
+    attributions, delta = explainer.attribute(
+        images, target=[0, 1, 2], return_convergence_delta=True
+    )
+    assert delta.abs().max() < 1e-6
+    again = explainer.compute_convergence_delta(attributions, None, images, target=[0, 1, 2])
+    assert again.shape == (3,)
+    assert again.abs().max() < 1e-5
+    wrong = explainer.compute_convergence_delta(attributions, None, images, target=5)
+    assert wrong.abs().max() > 1e-4
+    with pytest.raises(PatchShapError, match="start_point: got some; expected None"):
+        explainer.compute_convergence_delta(attributions, 0, images, target=0)
+
+
+@pytest.mark.parametrize("target", [3, [3, 3, 3], torch.tensor([3, 3, 3]), torch.tensor(3)])
+def test_every_form_of_target(explainer, images, target):
+    expected = explainer.attribute(images, target=3)
+    assert torch.equal(explainer.attribute(images, target=target), expected)
+
+
+def test_batches_do_not_matter(explainer, photographs):
+    images = photographs[0]
+    together = explainer.explain_players(images, max_evals=40, batch_size=7).values
+    alone = [explainer.explain_players(x[None], max_evals=40).values[0] for x in images]
+    assert np.allclose(together, np.stack(alone), atol=1e-5)
+
+
+def test_one_explanation_is_one_pass(network, images, monkeypatch):
+    calls = []
+    forward = type(network).forward
+
+    def counted(self, x):
+        calls.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(type(network), "forward", counted)
+    explainer = ViTShapleyAmortized(network)
+    explainer.attribute(images, target=0)
+    explainer(images, silent=True)
+    explainer(images, max_evals=20, silent=True)
+    assert calls == [3, 3, 3]
+
+
+def test_the_model_is_left_alone(network, images):
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.train()
+    ViTShapleyAmortized(network).attribute(images, target=1, n_samples=30)
+    assert network.training
+    network.eval()
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_refinement_spends_its_budget_and_comes_closer(network, images, truth):
+    explainer = ViTShapleyAmortized(network, refine=128)
+    refined = explainer.explain_players(images)
+    assert explainer.last_run.evaluations.tolist() == [127] * 3  # the empty one is known
+    alone = ViTShapleyAmortized(network).explain_players(images)
+    kernel = PatchKernelShap(
+        _Linked(network), PatchMasker(background="drop")
+    ).explain_players(images, max_evals=128)  # fmt: skip
+
+    def score(explanation):
+        return np.mean([
+            explained_variance(explanation.values[..., k], truth[..., k]) for k in range(10)
+        ])  # fmt: skip
+
+    assert score(refined) > score(alone)
+    assert score(refined) > score(kernel)
+    assert np.allclose(refined.values.sum(1), alone.values.sum(1), atol=1e-12)
+
+
+class _Linked(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.surrogate = network.surrogate.model
+
+    def forward(self, x):
+        return self.surrogate(x).softmax(-1)
+
+
+def test_errors_of_a_prediction_are_those_of_validation(explainer, network, images):
+    found = explainer.explain_players(images).error_std
+    assert np.allclose(found, np.broadcast_to(network.rmse, found.shape))
+    assert np.allclose(explainer.explain_players(images, outputs=[4]).error_std, network.rmse[4])
+
+
+def test_errors_of_a_refinement_are_about_right(network, images, truth):
+    for budget in (64, 200):
+        found = ViTShapleyAmortized(network, refine=budget, seed=1).explain_players(images)
+        inside = np.abs(found.values - truth) < 1.96 * found.error_std
+        assert 0.85 < inside.mean() <= 1.0
+
+
+def test_without_calibration_errors_are_unknown_and_refinement_still_works(network, images):
+    ridge, rmse = network.ridge, network.rmse
+    network.ridge = network.rmse = None
+    try:
+        explainer = ViTShapleyAmortized(network)
+        assert np.isinf(explainer.explain_players(images).error_std).all()
+        refined = explainer.explain_players(images, max_evals=200)
+        assert np.isfinite(refined.error_std).all()
+    finally:
+        network.ridge, network.rmse = ridge, rmse
+
+
+def test_seeds_hold(network, images):
+    def values(seed):
+        return ViTShapleyAmortized(network, seed=seed).explain_players(images, max_evals=40).values
+
+    assert np.array_equal(values(1), values(1))
+    assert not np.array_equal(values(1), values(2))
+    assert not np.array_equal(values(None), values(None))
+
+
+def test_the_path_of_a_checkpoint_will_do(network, images):
+    explainer = ViTShapleyAmortized(cifar10_path(), output_names=CIFAR10_CLASSES)
+    explanation = explainer(images, silent=True)
+    assert explanation.output_names == list(CIFAR10_CLASSES)
+
+
+def test_shaps_save_and_load(network, images):
+    explainer = ViTShapleyAmortized(network, refine=20, seed=3)
+    stream = io.BytesIO()
+    explainer.save(stream, model_saver=_save_network)
+    stream.seek(0)
+    again = ViTShapleyAmortized.load(stream, model_loader=_load_network)
+    assert (again.refine, again.seed) == (20, 3)
+    a, b = (e.explain_players(images).values for e in (explainer, again))
+    assert np.array_equal(a, b)
+
+
+def _save_network(model, file):
+    pickle.dump(model, file)
+
+
+def _load_network(file):
+    return pickle.load(file)
+
+
+def test_captums_noise_tunnel_and_infidelity(explainer, network, images):
+    noisy = NoiseTunnel(explainer).attribute(images, nt_samples=2, stdevs=0.01, target=0)
+    assert noisy.shape == images.shape
+    attributions = explainer.attribute(images, target=0)
+
+    def perturb(x):
+        noise = 0.01 * torch.randn_like(x)
+        return noise, x - noise
+
+    score = infidelity(_Linked(network), perturb, images, attributions, target=0)
+    assert score.shape == (3,)
+
+
+def test_image_plot_draws_it(explainer, images):
+    import matplotlib.pyplot as plt
+
+    shap.image_plot(explainer(images, outputs=[3, 5], silent=True), show=False)
+    plt.close("all")
+
+
+def test_a_mask_of_the_same_patches_in_another_order(explainer, images):
+    base = torch.arange(64).reshape(8, 8).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    plain = explainer.attribute(images, target=0, feature_mask=base)
+    turned = explainer.attribute(images, target=0, feature_mask=63 - base)
+    assert torch.allclose(plain, turned)
+    table = explainer.attribute(images, target=0, feature_mask=63 - base, return_input_shape=False)
+    assert torch.allclose(table.flip(1).reshape(3, 8, 8), plain[:, 0, ::4, ::4])
+
+
+def test_other_players_are_refused(network, images):
+    for players in ((4, 4), (7, 7), "patch:2"):
+        masker = PatchMasker(players, background="drop")
+        with pytest.raises(PatchShapError, match="the 8x8 patches of 4x4 pixels that the network"):
+            ViTShapleyAmortized(network, masker)(images, silent=True)
+
+
+def test_bad_requests_are_refused(network, explainer, images):
+    with pytest.raises(PatchShapError, match="model: got an object of type ScoredImages"):
+        ViTShapleyAmortized(cifar10_classifier())
+    with pytest.raises(PatchShapError, match="masker: got one with a background; expected Patch"):
+        ViTShapleyAmortized(network, PatchMasker(background="blur"))
+    with pytest.raises(PatchShapError, match="link: got"):
+        ViTShapleyAmortized(network, link=shap.links.logit)
+    for refine in (-1, 1, 2.5, True):
+        with pytest.raises(PatchShapError, match="refine: got"):
+            ViTShapleyAmortized(network, refine=refine)
+    with pytest.raises(PatchShapError, match="sampling: got 'best'"):
+        ViTShapleyAmortized(network, sampling="best")
+    with pytest.raises(PatchShapError, match="baselines: got some; expected None"):
+        explainer.attribute(images, baselines=0.5, target=0)
+    with pytest.raises(PatchShapError, match="additional_forward_args: got some"):
+        explainer.attribute(images, target=0, additional_forward_args=(1,))
+    with pytest.raises(PatchShapError, match="n_samples: got 1; expected a whole number of at"):
+        explainer.attribute(images, target=0, n_samples=1)
+    with pytest.raises(PatchShapError, match="target: got 10 for an output of shape"):
+        explainer.attribute(images, target=10)
+    with pytest.raises(PatchShapError, match="inputs: got NaN"):
+        explainer.attribute(images * torch.nan, target=0)
+
+
+def test_the_shipped_classifier_knows_its_images(photographs):
+    images, labels = photographs
+    assert images.shape == (12, 3, 32, 32)
+    assert sorted(set(labels.tolist())) == list(range(10))
+    with torch.no_grad():
+        right = (cifar10_classifier()(images).argmax(1) == labels).float().mean()
+    assert right >= 0.5

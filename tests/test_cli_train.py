@@ -1,0 +1,173 @@
+"""The command line of training, and explanations by what it trained."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tests.amortized.conftest import tiny_vit
+
+from xai_patchshap import PatchShapError
+from xai_patchshap.amortized import load_card, load_explainer, load_surrogate
+from xai_patchshap.cli import main
+from xai_patchshap.cli_train import ImageFiles
+
+ARGS = {
+    "img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,
+    "num_classes": 3, "class_token": False, "global_pool": "avg",
+}  # fmt: skip
+QUICK = ["--epochs", "1", "--batch-size", "8", "--silent", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs in class folders, the weights of a classifier, and what was trained."""
+    root = tmp_path_factory.mktemp("train")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        file = root / "images" / f"class{i % 3}" / f"{i:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
+    save_file(dict(tiny_vit().state_dict()), root / "classifier.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    status = main([
+        "train", "surrogate", str(folder / "images"), "--model", "timm:vit_tiny_patch16_224",
+        "--model-args", json.dumps(ARGS), "--weights", str(folder / "classifier.safetensors"),
+        "--out", str(folder / "surrogate"), "--sizes", "4", *QUICK,
+    ])  # fmt: skip
+    assert status == 0
+    status = main([
+        "train", "explainer", str(folder / "images"), "--keep-pairs", "--pairs", "2",
+        "--surrogate", str(folder / "surrogate" / "surrogate.safetensors"),
+        "--out", str(folder / "explainer"), "--calibrate", "2", "--frozen", "1", *QUICK,
+    ])  # fmt: skip
+    assert status == 0
+    return folder
+
+
+def test_both_stages_leave_checkpoints_that_load(trained):
+    surrogate = load_surrogate(trained / "surrogate" / "surrogate.safetensors")
+    assert surrogate(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    # timm's own normalisation for this transformer
+    assert surrogate.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    file = trained / "explainer" / "explainer.safetensors"
+    network = load_explainer(file)
+    assert network.n_frozen == 1
+    assert network.ridge > 0
+    card = load_card(file)
+    assert card["recipe"]["n_pairs"] == 2
+    assert card["training_images"] == 38  # every 20th of 40 is held out
+    assert card["calibration"]["ridge"] == network.ridge
+    assert len(card["rmse"]) == 3
+
+
+def test_the_trained_explainer_explains(trained, tmp_path, capsys):
+    image = next((trained / "images" / "class0").iterdir())
+    file = trained / "explainer" / "explainer.safetensors"
+    common = ["explain", str(image), "--method", "vit-shapley", "--explainer", str(file)]
+    assert main([*common, "--out", str(tmp_path / "a")]) == 0
+    assert "16 players, 1 model evaluations" in capsys.readouterr().out
+    assert main([*common, "--out", str(tmp_path / "b"), "--budget", "30"]) == 0
+    assert "16 players, 29 model evaluations" in capsys.readouterr().out
+    with np.load(tmp_path / "b" / f"{image.stem}.npz") as stored:
+        gap = stored["full_values"] - stored["base_values"]
+        assert np.allclose(stored["values"].sum(0), gap)
+
+
+def test_a_demo_of_what_is_shipped(tmp_path, capsys):
+    assert main(["demo", "--method", "vit-shapley", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "64 players, 1 model evaluations" in out
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_training_goes_on_and_does_not_repeat_itself(trained):
+    log = trained / "surrogate" / "log.csv"
+    before = log.stat().st_mtime_ns
+    status = main([
+        "train", "surrogate", str(trained / "images"), "--model", "timm:vit_tiny_patch16_224",
+        "--model-args", json.dumps(ARGS), "--weights", str(trained / "classifier.safetensors"),
+        "--out", str(trained / "surrogate"), "--sizes", "4", *QUICK,
+    ])  # fmt: skip
+    assert status == 0
+    assert log.stat().st_mtime_ns == before
+
+
+def failing(capsys, *arguments):
+    assert main([str(a) for a in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_bad_requests_are_refused(folder, tmp_path, capsys):
+    images, out = folder / "images", ["--out", tmp_path / "out", *QUICK]
+    surrogate = ["train", "surrogate", images, *out, "--model"]
+    assert "timm:NAME with the name of a Vis" in failing(capsys, *surrogate, "resnet18")
+    assert "timm:NAME with the name of a Vis" in failing(capsys, *surrogate, "timm:no_such")
+    name = "timm:vit_tiny_patch16_224"
+    wrong = [*surrogate, name, "--weights", "random", "--model-args"]
+    assert "--model-args: got '[1]'; expected a JSON object" in failing(capsys, *wrong, "[1]")
+    assert "expected a JSON object" in failing(capsys, *wrong, "{")
+    assert "arguments that it takes" in failing(capsys, *wrong, '{"bogus": 1}')
+    small = json.dumps(ARGS)
+    missing = [*wrong, small, "--validation", tmp_path / "nothing"]
+    assert "expected a folder with images, at any depth" in failing(capsys, *missing)
+    err = failing(capsys, "train", "surrogate", images, *out, "--model", "timm:resnet18",
+                  "--weights", "random")  # fmt: skip
+    assert "0 vision transformers" in err
+    err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none")
+    assert "which is no file" in err
+    err = failing(capsys, "explain", "cat.jpg", "--method", "vit-shapley")
+    assert "image" in err
+
+
+def test_the_explainer_is_for_its_own_method(trained, tmp_path, capsys):
+    image = next((trained / "images" / "class0").iterdir())
+    file = trained / "explainer" / "explainer.safetensors"
+    own = ["explain", image, "--out", tmp_path, "--method", "vit-shapley"]
+    assert "--explainer: got none" in failing(capsys, *own)
+    err = failing(capsys, *own, "--explainer", file, "--players", "3x3")
+    assert "--players: got 3x3; expected none for --method vit-shapley" in err
+    err = failing(capsys, *own, "--explainer", file, "--trees", "3")
+    assert "--trees: got 3; expected none" in err
+    err = failing(capsys, "explain", image, "--out", tmp_path, "--explainer", file)
+    assert "expected it with --method vit-shapley only" in err
+
+
+def test_a_missing_accelerate_names_its_extra(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    err = failing(
+        capsys, "train", "surrogate", folder / "images", "--out", tmp_path, *QUICK, "--model",
+        "timm:vit_tiny_patch16_224", "--model-args", json.dumps(ARGS), "--weights", "random",
+        "--accelerate",
+    )  # fmt: skip
+    assert "pip install 'xai-patchshap[train]'" in err
+
+
+def test_image_files_are_cropped_in_the_middle_and_in_order(folder):
+    files = ImageFiles(folder / "images", (16, 16))
+    assert len(files) == 40
+    assert files.files == sorted(files.files)
+    assert files[0].shape == (3, 16, 16)
+    assert 0 <= files[0].min() < files[0].max() <= 1
+
+
+def test_a_broken_image_is_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(PatchShapError, match=r"broken.png'; expected a readable image file"):
+        ImageFiles(tmp_path, (8, 8))[0]
