@@ -120,7 +120,7 @@ class Runner:
             budgets = [self._auto_budget(n) for n in game.bound.n_players]
         else:
             budgets = [1 + (max_evals - 1) // s] * game.bound.n_examples
-        if bar is not None:
+        if bar is not None and max(budgets) > 2:
             most = (
                 min(b, 2 ** min(n, 60)) for b, n in zip(budgets, game.bound.n_players, strict=True)
             )
