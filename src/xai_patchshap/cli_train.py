@@ -182,7 +182,7 @@ def _accelerator(a: argparse.Namespace) -> Any:
 
 def _surrogate(a: argparse.Namespace) -> None:
     prefix, _, name = a.model.partition(":")
-    if prefix != "timm" or name not in timm.list_models():
+    if prefix != "timm" or not timm.is_model(name):
         raise bad(
             "--model", repr(a.model), "timm:NAME with the name of a VisionTransformer of timm"
         )
@@ -242,7 +242,7 @@ def _explainer(a: argparse.Namespace) -> None:
     if a.calibrate and (accelerator is None or accelerator.is_main_process):
         held = common["validation"]
         chosen = np.linspace(0, len(held) - 1, min(a.calibrate, len(held))).round().astype(int)
-        images = torch.stack([held[int(i)] for i in chosen]).to(a.device)
+        images = torch.stack([held[int(i)] for i in chosen]).to(network.null.device)
         found = calibrate(network, images)
         card = {k: v for k, v in load_card(file).items() if k not in ("ridge", "rmse")}
         save_explainer(

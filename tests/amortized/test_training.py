@@ -25,6 +25,7 @@ from xai_patchshap.amortized import (
     train_explainer,
     train_surrogate,
 )
+from xai_patchshap.amortized.surrogate import _uniform_sizes
 
 HERE = Path(__file__).parent
 QUICK = Schedule(epochs=2, batch_size=8, learning_rate=3e-3, validations=4)
@@ -57,6 +58,16 @@ def test_the_surrogate_comes_closer_to_the_whole_image(tmp_path):
     assert min(scores) < scores[0]
     assert load_card(tmp_path / "surrogate.safetensors")["validation"]["divergence"] == min(scores)
     assert divergence(surrogate, model, images) < 0.8 * divergence(model, model, images)
+
+
+@pytest.mark.parametrize(("n_games", "n_sizes"), [(1, 16), (4, 8), (12, 8), (64, 8)])
+def test_sizes_of_coalitions_are_uniform_whatever_the_batch(n_games, n_sizes):
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        _uniform_sizes(n_games, 9, n_sizes, generator).sum(1) for _ in range(20_000 // n_games)
+    ]
+    share = torch.bincount(torch.cat(drawn), minlength=10) / sum(map(len, drawn))
+    assert (share - 0.1).abs().max() < 0.02
 
 
 @torch.no_grad()

@@ -150,13 +150,15 @@ def ship(a, classifier, network, validation, test_images, test_labels, classes) 
     recipes = {
         s: json.loads((a.out / s / f"{s}.json").read_text()) for s in ("surrogate", "explainer")
     }
+    surrogate = network.surrogate.model
+    kept = {k: recipes["surrogate"][k] for k in ("recipe", "training_images", "validation")}
+    score = accuracy(surrogate.model, test_images, test_labels)
     save_surrogate(
-        network.surrogate.model,
+        surrogate,
         folder / "surrogate.safetensors",
-        card={**about, "test_accuracy": accuracy(network.surrogate.model, test_images, test_labels),
-              **{k: recipes["surrogate"][k] for k in ("recipe", "training_images", "validation")}},
+        card={**about, "test_accuracy": score, **kept},
         **half,
-    )  # fmt: skip
+    )
     file = folder / "surrogate.safetensors"
     with (a.out / "explainer" / "log.csv").open() as log:
         curve = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(log)]

@@ -176,7 +176,7 @@ def fit(
                 {
                     "step": step,
                     "epoch": step / steps_per_epoch,
-                    "loss": total / every,
+                    "loss": total / (step - (history[-1]["step"] if history else 0)),
                     "score": score,
                 }
             )

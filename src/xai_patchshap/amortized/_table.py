@@ -64,7 +64,9 @@ class Table:
         missing = [s for s in starts if not all(f.exists() for f in files[s])]
         ranks = 1 if accelerator is None else accelerator.num_processes
         rank = 0 if accelerator is None else accelerator.process_index
-        for start in tqdm(missing[rank::ranks], desc=title, disable=not progress or rank > 0):
+        # By their numbers: what is missing changes while other processes write.
+        missing = [s for s in missing if s // chunk % ranks == rank]
+        for start in tqdm(missing, desc=title, disable=not progress or rank > 0):
             arrays = compute(np.arange(start, min(start + chunk, n_rows)))
             for name, file in zip(names, files[start], strict=True):
                 buffer = io.BytesIO()

@@ -85,9 +85,11 @@ def regression_loss(values: Tensor, halves: Tensor, odd: Tensor) -> Tensor:
     Tensor of no axes
         Mean over games and pairs, sum over outputs.
     """
-    signs = 2 * halves.to(values.dtype) - 1
-    predicted = torch.einsum("bmn,bnk->bmk", signs, values)
-    return (predicted - odd).square().sum(-1).mean()
+    # In full precision, under autocast too: the difference is small beside its terms.
+    with torch.autocast(values.device.type, enabled=False):
+        signs = 2 * halves.to(values.dtype) - 1
+        predicted = torch.einsum("bmn,bnk->bmk", signs, values)
+        return (predicted - odd).square().sum(-1).mean()
 
 
 def unbiased_values(halves: Tensor, odd: Tensor, difference: Tensor) -> Tensor:

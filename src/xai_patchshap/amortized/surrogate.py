@@ -132,20 +132,19 @@ def train_surrogate(
     held_out = images_of(validation, range(len(validation)))
     held_targets = targets_of(held_out.to(device))
     generator = torch.Generator().manual_seed(seed)
+    n_draws = max(2, -(-2 * _VALIDATION_SIZES // len(held_out)))
     fixed = [
-        _uniform_sizes(len(held_out), n_players, _VALIDATION_SIZES, generator) for _ in range(2)
+        _uniform_sizes(len(held_out), n_players, _VALIDATION_SIZES, generator)
+        for _ in range(n_draws)
     ]
 
     def validate() -> float:
-        return float(
-            np.mean([
-                objective(
-                    held_out[rows].to(device), held_targets[rows], coalitions[rows].to(device)
-                ).item()
-                for coalitions in fixed
-                for rows in torch.split(torch.arange(len(held_out)), 256)
-            ])
-        )  # fmt: skip
+        total = 0.0
+        for coalitions in fixed:
+            for rows in torch.split(torch.arange(len(held_out)), 256):
+                batch = (held_out[rows].to(device), held_targets[rows], coalitions[rows].to(device))
+                total += float(objective(*batch)) * len(rows)
+        return total / (n_draws * len(held_out))
 
     fitted: Fitted = fit(
         objective,
@@ -212,8 +211,11 @@ def _uniform_sizes(
     n_games: int, n_players: int, n_sizes: int, generator: torch.Generator
 ) -> Tensor:
     """Coalitions (n_games, n_players), sizes uniform on 0..n_players, ``n_sizes`` of them."""
+    n_sizes = min(n_sizes, n_games)
     share = (torch.arange(n_sizes) + torch.rand(n_sizes, generator=generator)) / n_sizes
     sizes = (share * (n_players + 1)).long().clamp(max=n_players)
+    # In any order: the last sizes of a batch that n_sizes does not divide are no smaller ones.
+    sizes = sizes[torch.randperm(n_sizes, generator=generator)]
     size = sizes[torch.arange(n_games) % n_sizes]
     ranks = torch.rand(n_games, n_players, generator=generator).argsort(1).argsort(1)
     return ranks < size[:, None]
