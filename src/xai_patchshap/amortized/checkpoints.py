@@ -148,13 +148,13 @@ def load_explainer(path: str | Path, surrogate: nn.Module | None = None) -> Shap
     path : path
         ``explainer.safetensors``; its card and the surrogate's checkpoint lie beside it.
     surrogate : torch.nn.Module, optional
-        The surrogate, if not to be loaded.
+        The surrogate, if not to be loaded; that it is the right one is for you to know.
 
     Raises
     ------
     PatchShapError
-        If a file is not such a checkpoint, is damaged, does not fit, or the surrogate is not
-        the one that the explainer was trained for.
+        If a file is not such a checkpoint, is damaged or does not fit, or the surrogate's file
+        is not the one that the explainer was trained for.
     """
     file = Path(path)
     card, weights = _read(file, "explainer")
