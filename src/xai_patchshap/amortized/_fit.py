@@ -127,7 +127,7 @@ def fit(
     state_file = folder / "state.pt"
     state = _load_state(state_file, settings)
     if state is not None:
-        _set_weights(trained, state["weights"])
+        trained.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
     history: list[dict[str, float]] = [] if state is None else state["history"]
     best: dict[str, Any] = {"score": math.inf, "weights": {}} if state is None else state["best"]
@@ -274,10 +274,6 @@ def _load_state(file: Path, settings: dict[str, Any]) -> Any:
             f"({', '.join(f'{k}={settings.get(k)!r}' for k in changed)})",
         )
     return state
-
-
-def _set_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    module.load_state_dict(weights)
 
 
 def _save_state(file: Path, state: dict[str, Any]) -> None:
