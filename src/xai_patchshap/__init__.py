@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .errors import PatchShapError
-from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, Run, ViTShapleyAmortized
+from .estimators import Interactions
+from .explainers import (
+    InteractionShap,
+    OwenBPT,
+    PatchExplainer,
+    PatchKernelShap,
+    Run,
+    ViTShapleyAmortized,
+)
 from .masking import PatchMasker
 from .players import Players, grid_players, mask_players
 from .tokens import TokenDropping
@@ -11,6 +19,8 @@ from .tokens import TokenDropping
 __version__ = "0.1.0"
 
 __all__ = [
+    "InteractionShap",
+    "Interactions",
     "OwenBPT",
     "PatchExplainer",
     "PatchKernelShap",

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 from .base import Estimate, Estimator
 from .exact import ExactShapley
+from .interactions import (
+    EFFICIENT,
+    INDICES,
+    INTERACTION_ESTIMATORS,
+    ExactInteractions,
+    GaussianProcessInteractions,
+    Interactions,
+    RegressionInteractions,
+    check_index,
+    interaction_estimator,
+)
 from .kernel import KernelShap
 from .owen import OwenForest, OwenRefiner
 from .sampling import SAMPLING_RULES, PairSampler
 
 __all__ = [
+    "EFFICIENT",
+    "INDICES",
+    "INTERACTION_ESTIMATORS",
     "SAMPLING_RULES",
     "Estimate",
     "Estimator",
+    "ExactInteractions",
     "ExactShapley",
+    "GaussianProcessInteractions",
+    "Interactions",
     "KernelShap",
     "OwenForest",
     "OwenRefiner",
     "PairSampler",
+    "RegressionInteractions",
+    "check_index",
+    "interaction_estimator",
     "shapley_estimator",
 ]
 

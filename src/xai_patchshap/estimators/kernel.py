@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
+from ._ridge import averaged_ridge
 from .base import Estimate, check_values
 from .exact import exact_estimate
 from .sampling import PairSampler
@@ -27,8 +28,6 @@ Floats = NDArray[np.float64]
 
 _RANK_TOLERANCE = 1e-7  # singular values below this share of the largest count as zero
 _ROUNDING = 2e-6  # what float32 models leave of an equality, relative to their outputs
-# Signal-to-noise ratios over which the ridge averages.
-_SIGNAL_TO_NOISE = np.logspace(-3.0, 3.0, 41)
 
 
 class KernelShap:
@@ -149,20 +148,9 @@ class KernelShap:
         return self._design
 
     def _make_design(self, n_pairs: int) -> _Design:
-        sampler, strata = self._sampler, self._strata[:n_pairs]
-        count = np.bincount(strata, minlength=len(sampler.mass)).astype(float)
-        drawn = count / sampler.n_pairs_of
-        # Horvitz-Thompson: a stratum's kernel mass over the number of draws expected in
-        # it. Sizes enumerated in full hold their mass exactly; the others share the rest
-        # of the draws in proportion to their rates.
-        open_ = drawn < 1.0
-        expected = count.copy()
-        if open_.any():
-            share = sampler.rate[open_] / sampler.rate[open_].sum()
-            expected[open_] = np.maximum(count[open_].sum() * share, np.finfo(float).tiny)
-        weight = (sampler.mass / expected)[strata]
+        weight, unseen = self._sampler.weights(self._strata[:n_pairs])
         signs: Floats = np.where(self._halves[:n_pairs], 1.0, -1.0)
-        return _Design(signs, weight, 1.0 - drawn[strata])
+        return _Design(signs, weight, unseen)
 
 
 def _checked_prior(prior: Floats, shape: tuple[int, ...]) -> Floats:
@@ -275,9 +263,7 @@ class _Design:
     def ridge(self, odd: Floats) -> tuple[Floats, Floats]:
         """Ridge estimate of ``odd`` (m, K) and its posterior standard deviation.
 
-        The model is ``y = X psi + noise``, ``psi ~ N(0, eta sigma^2)`` on sum(psi) = 0.
-        Jeffreys' prior on sigma and a flat one on log(eta) leave Student posteriors that
-        are averaged over a grid of eta by their marginal likelihood.
+        Averaged over ridge strengths; psi is free on sum(psi) = 0.
         """
         left, singular, right = self._factors
         n, n_outputs = self.signs.shape[1], odd.shape[1]
@@ -285,26 +271,5 @@ class _Design:
         if m < 3:
             # Too little to learn a scale from: the equal split, with no claim about its error.
             return np.zeros((n, n_outputs)), np.full((n, n_outputs), np.inf)
-        y = self._root * odd
-        projected = left.T @ y
-        unexplained = np.maximum((y**2).sum(axis=0) - (projected**2).sum(axis=0), 0.0)
-        etas = _SIGNAL_TO_NOISE / np.mean(singular**2)
-        spread = 1.0 + etas[:, None] * singular**2
-        noise = unexplained + np.einsum("er,rk->ek", 1.0 / spread, projected**2)
-        noise = np.maximum(noise, np.finfo(float).tiny) / m
-        log_evidence = -0.5 * (m * np.log(noise) + np.log(spread).sum(axis=1)[:, None])
-        evidence = np.exp(log_evidence - log_evidence.max(axis=0))
-        evidence /= evidence.sum(axis=0)
-        # Moments of the mixture, in the coordinates of the right singular vectors.
-        gain = etas[:, None] * singular / spread
-        mean_gain = evidence.T @ gain  # (K, r)
-        centre = mean_gain.T * projected
-        variance = noise * (m / (m - 2.0)) * evidence
-        seen = right**2 @ ((etas[:, None] / spread).T @ variance)
-        unseen = np.maximum(1.0 - 1.0 / n - (right**2).sum(axis=1), 0.0)[:, None]
-        between = np.zeros((n, n_outputs))
-        for e in range(len(etas)):
-            gap = right @ ((gain[e][:, None] - mean_gain.T) * projected)
-            between += evidence[e] * gap**2
-        total = seen + unseen * (etas @ variance) + between
-        return right @ centre, np.sqrt(total)
+        prior = np.full(n, 1.0 - 1.0 / n)
+        return averaged_ridge(left, singular, right, self._root * odd, prior)

@@ -112,6 +112,31 @@ class PairSampler:
             halves[where] = self._strata[j].take(len(where))
         return halves, strata
 
+    def weights(
+        self, strata: NDArray[np.int64], mass: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weight of each of the first pairs, and the share of its stratum not drawn.
+
+        Horvitz-Thompson: a stratum's mass, by default of the Shapley kernel, over the number
+        of draws expected in it. Sizes enumerated in full hold their mass exactly; the others
+        share the rest of the draws in proportion to their rates.
+
+        Parameters
+        ----------
+        strata : ndarray of int, shape (n_pairs,)
+            Of the first pairs of the sequence, as :meth:`take` returns them.
+        mass : ndarray of shape (n_strata,), optional
+        """
+        count = np.bincount(strata, minlength=len(self.mass)).astype(float)
+        drawn = count / self.n_pairs_of
+        expected = count.copy()
+        open_ = drawn < 1.0
+        if open_.any():
+            share = self.rate[open_] / self.rate[open_].sum()
+            expected[open_] = np.maximum(count[open_].sum() * share, np.finfo(float).tiny)
+        weight = (self.mass if mass is None else mass) / expected
+        return weight[strata], 1.0 - drawn[strata]
+
     def _strata_of_first(self, n_pairs: int) -> NDArray[np.int64]:
         points = (self._offset + _GOLDEN * np.arange(1, n_pairs + 1)) % 1.0
         room = self.n_pairs_of.copy()

@@ -31,6 +31,9 @@ class CaptumFace(Runner):
     forward_func: Any
     get_name: Callable[[], str]
 
+    # Ids of the feature mask that are each example's players, in the last call; None: all.
+    _ids: Any = None
+
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
@@ -149,6 +152,7 @@ class CaptumFace(Runner):
                 _captum.with_guides(_captum.as_vector(output), every_output, guides, None)
             )
             estimates = self._run(game, full, int(n_samples), started, bar)
+        self._ids = ids
         coefficients = np.zeros((len(estimates), n_players))
         for i, e in enumerate(estimates):
             coefficients[i, slice(None) if ids is None else ids[i]] = e.values[:, 0]

@@ -222,8 +222,13 @@ def element_explanation(
     )
 
 
-def player_explanation(result: Result, names: Sequence[str] | None) -> shap.Explanation:
-    """What ``explain_players(x)`` returns."""
+def player_explanation(
+    result: Result,
+    names: Sequence[str] | None,
+    values: list[NDArray[np.float64]] | None = None,
+    stds: list[NDArray[np.float64]] | None = None,
+) -> shap.Explanation:
+    """What ``explain_players(x)`` returns, or the same with other values and their errors."""
 
     def pack(rows: list[NDArray[np.float64]]) -> NDArray[Any]:
         rows = [r[..., 0] for r in rows] if result.scalar else rows
@@ -245,12 +250,15 @@ def player_explanation(result: Result, names: Sequence[str] | None) -> shap.Expl
     else:
         data = np.empty(len(means), dtype=object)
         data[:] = means
+    if values is None:
+        values = [e.values for e in result.estimates]
+        stds = [e.error_std for e in result.estimates]
     return shap.Explanation(
-        pack([e.values for e in result.estimates]),
+        pack(values),
         result.base_values,
         data,
         feature_names=feature_names,
         output_names=result.names,
-        error_std=pack([e.error_std for e in result.estimates]),
+        error_std=None if stds is None else pack(stds),
         compute_time=result.seconds,
     )

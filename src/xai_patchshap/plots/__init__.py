@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from ._curves import metric_curves
+from ._interactions import interaction_matrix, interaction_network, interaction_partners
 from ._pixels import compare_maps, region_outlines
 from ._players import attribution_maps, redraw
 
-__all__ = ["attribution_maps", "compare_maps", "metric_curves", "redraw", "region_outlines"]
+__all__ = [
+    "attribution_maps",
+    "compare_maps",
+    "interaction_matrix",
+    "interaction_network",
+    "interaction_partners",
+    "metric_curves",
+    "redraw",
+    "region_outlines",
+]

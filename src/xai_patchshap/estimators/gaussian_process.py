@@ -1,0 +1,239 @@
+r"""A Gaussian process over coalitions, and the posterior of every interaction index.
+
+A coalition is a vector of signs :math:`z \in \{-1, 1\}^n`, and a game a function of it. The
+product kernel
+
+.. math:: k(z, z') = \prod_i (1 + \rho_i z_i z'_i) \propto \exp(\tfrac12 \sum_i c_i z_i z'_i),
+          \quad \rho_i = \tanh(c_i / 2),
+
+gives the Fourier coefficient of the subset S the prior variance
+:math:`\prod_{i \in S} \rho_i`: low orders come first, and players of large :math:`\rho_i`
+interact more. It is the sum of an even and an odd kernel, cosh and sinh of
+:math:`\tfrac12 \sum_i c_i z_i z'_i`, so that the two halves of a game,
+:math:`[v(S) \pm v(N \setminus S)] / 2`, are independent, each a regression on pairs of
+coalitions with half the rows.
+
+Interaction indices are linear in the game; their posterior is Gaussian. With the derivatives
+of the multilinear extension on the diagonal, :math:`u = 2x - 1`,
+
+.. math:: \partial_S k(\cdot, z')(u) = \prod_{i \in S} 2 \rho_i z'_i
+          \prod_{i \notin S} (1 + \rho_i u z'_i),
+
+an index is a sum over the nodes of :func:`~.interactions.indices.diagonal_quadrature`, exact
+for every n. The part of an index that sees the odd (even) half of a game has the nodes'
+weights antisymmetrised (symmetrised).
+
+The values of the empty and the full coalition enter without noise. The strengths
+:math:`c_i`, a linear part of its own, and the noise that stands for interactions of high order
+maximise the marginal likelihood of the first pairs, with a weak prior that keeps the
+:math:`c_i` near each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+__all__ = ["HalfGame"]
+
+Floats = NDArray[np.float64]
+
+# Pairs that the strengths are learned from: more cost time and change little.
+_LEARN_FROM = 256
+_ITERATIONS = 40
+_FEWEST = 4  # pairs below which nothing is learned
+_JITTER = 1e-9
+_CONSTANT = 100.0  # prior variance of the even half's constant, that of the rest being 1
+# Priors of the logarithms: mean and deviation.
+_SPREAD = 0.8  # of a player's strength about the mean of all
+_LEVEL = 1.5  # of that mean about 2 / n
+_LINEAR = (0.0, 3.0)
+_NOISE = (np.log(1e-2), 3.0)
+_BLOCK_ENTRIES = 2**23
+
+
+@dataclass(frozen=True)
+class HalfGame:
+    """The odd or even half of one game, seen on some pairs of coalitions.
+
+    Attributes
+    ----------
+    signs : ndarray (p, n)
+        One coalition of each pair, in {-1, 1}; the first row is the full coalition.
+    y : ndarray (p,)
+        Values of the half, in units of :attr:`scale`.
+    odd : bool
+    """
+
+    signs: Floats
+    y: Floats
+    odd: bool
+
+    @cached_property
+    def parameters(self) -> Floats:
+        """Logarithms of the strengths c (n), of the linear part and of the noise."""
+        n = self.signs.shape[1]
+        start = np.full(n + 2, np.log(2.0 / n))
+        start[n:] = _LINEAR[0], _NOISE[0]
+        if len(self.y) < 1 + _FEWEST or not self.y.any():
+            return start
+        rows = slice(0, 1 + _LEARN_FROM)
+        signs, y = self.signs[rows], self.y[rows]
+        bounds = [(-9.0, 1.5)] * n + [(-9.0, 9.0), (-16.0, 3.0)]
+        best = minimize(
+            lambda theta: _negative_evidence(theta, signs, y, self.odd),
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": _ITERATIONS},
+        )
+        found: Floats = best.x
+        return found
+
+    @cached_property
+    def _solved(self) -> tuple[Floats, Floats, float]:
+        """Cholesky factor of the kernel, its solution for y, and the most likely amplitude."""
+        kernel, _ = _kernel(self.parameters, self.signs, self.odd)
+        factor = cho_factor(kernel, lower=True, check_finite=False)
+        alpha = cho_solve(factor, self.y, check_finite=False)
+        return factor[0], alpha, max(float(self.y @ alpha), 0.0) / len(self.y)
+
+    def functional(
+        self, nodes: Floats, weights: Floats, members: NDArray[np.int64]
+    ) -> tuple[Floats, Floats]:
+        """Posterior mean and deviation of the interactions of subsets.
+
+        Parameters
+        ----------
+        nodes, weights : ndarray (Q,)
+            Of :func:`diagonal_quadrature`; nodes in (0, 1) and symmetric about 1/2.
+        members : ndarray of int, shape (m, s)
+        """
+        m, s = members.shape
+        flip = 1.0 if (s % 2 == 1) == self.odd else -1.0
+        weights = (weights + flip * weights[::-1]) / 2
+        if np.abs(weights).max() < 1e-12 or not self.y.any():
+            return np.zeros(m), np.zeros(m)
+        u = 2 * nodes - 1
+        n = self.signs.shape[1]
+        c = np.exp(self.parameters[:n])
+        linear = np.exp(self.parameters[n]) if self.odd else 0.0
+        rho, half = np.tanh(c / 2), c.sum() / 2
+        # Of the kernel that is normalised to 1 on its diagonal.
+        log_scale = np.log(np.cosh(c / 2)).sum() - _log_f(half, self.odd)
+        factor, alpha, amplitude = self._solved
+        mean, variance = np.zeros(m), np.zeros(m)
+        chunk = max(1, _BLOCK_ENTRIES // len(self.y))
+        # Signs are +-1: every factor is affine in its sign, and sums over nodes are products
+        # of matrices.
+        plus, minus = np.log1p(np.outer(u, rho)), np.log1p(-np.outer(u, rho))
+        product = np.exp(
+            self.signs @ ((plus - minus) / 2).T + ((plus + minus) / 2).sum(axis=1) + log_scale
+        )
+        slope, constant = (
+            rho * (np.exp(-plus) + np.exp(-minus)),
+            rho * (np.exp(-plus) - np.exp(-minus)),
+        )
+        for start in range(0, m, chunk):
+            part = members[start : start + chunk]
+            block = np.zeros((len(self.y), len(part)))
+            for signed in itertools.product((True, False), repeat=s):
+                coefficient = weights[:, None]
+                sign: Floats | float = 1.0
+                for k, with_sign in enumerate(signed):
+                    coefficient = coefficient * (slope if with_sign else constant)[:, part[:, k]]
+                    if with_sign:
+                        sign = sign * self.signs[:, part[:, k]]
+                block += sign * (product @ coefficient)
+            if s == 1 and self.odd:
+                block += 2 * linear / n * self.signs[:, part[:, 0]]
+            mean[start : start + chunk] = block.T @ alpha
+            seen = solve_triangular(factor, block, lower=True, check_finite=False)
+            variance[start : start + chunk] = -np.square(seen).sum(axis=0)
+        variance += _prior_variance(rho, log_scale, u, weights, members)
+        if s == 1 and self.odd:
+            variance += 4 * linear / n
+        return mean, np.sqrt(amplitude * np.maximum(variance, 0.0))
+
+
+def _log_f(x: float, odd: bool) -> float:
+    """Logarithm of sinh or cosh."""
+    return float(x + np.log1p((-1.0 if odd else 1.0) * np.exp(-2 * x)) - np.log(2.0))
+
+
+def _kernel(theta: Floats, signs: Floats, odd: bool) -> tuple[Floats, tuple[Floats, Floats, float]]:
+    """The kernel with its noise; and, for the gradient, f, f' and the ratio at the diagonal."""
+    n = signs.shape[1]
+    c, linear, noise = np.exp(theta[:n]), np.exp(theta[n]), np.exp(theta[n + 1])
+    half = c.sum() / 2
+    exponent = (signs * (c / 2)) @ signs.T
+    up, down = np.exp(exponent - half), np.exp(-exponent - half)
+    ends = 1.0 - np.exp(-2 * half) if odd else 1.0 + np.exp(-2 * half)
+    other = 2.0 - ends
+    f, slope = ((up - down) / ends, (up + down) / ends)
+    if not odd:
+        f, slope = slope, f
+    kernel = f + (linear / n * (signs @ signs.T) if odd else _CONSTANT)
+    diagonal = np.arange(1, len(signs))
+    kernel[diagonal, diagonal] += noise
+    kernel[np.arange(len(signs)), np.arange(len(signs))] += _JITTER
+    return kernel, (f, slope, other / ends)
+
+
+def _negative_evidence(theta: Floats, signs: Floats, y: Floats, odd: bool) -> tuple[float, Floats]:
+    """Negative logarithm of the marginal likelihood times the prior, and its gradient."""
+    p, n = signs.shape
+    kernel, (f, slope, ratio) = _kernel(theta, signs, odd)
+    try:
+        factor = cho_factor(kernel, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return 1e25, np.zeros_like(theta)
+    inverse = cho_solve(factor, np.eye(p), check_finite=False)
+    alpha = inverse @ y
+    amplitude = max(float(y @ alpha) / p, np.finfo(float).tiny)
+    value = 0.5 * p * np.log(amplitude) + np.log(np.diag(factor[0])).sum()
+    # d value = 1/2 tr(gap dK)
+    gap = inverse - np.outer(alpha, alpha) / amplitude
+    weighted = gap * slope
+    gradient = np.zeros_like(theta)
+    both = ((weighted @ signs) * signs).sum(axis=0)
+    gradient[:n] = 0.25 * np.exp(theta[:n]) * (both - ratio * (gap * f).sum())
+    if odd:
+        gradient[n] = 0.5 * np.exp(theta[n]) / n * float(((gap @ signs) * signs).sum())
+    gradient[n + 1] = 0.5 * np.exp(theta[n + 1]) * float(np.trace(gap) - gap[0, 0])
+    level = theta[:n].mean()
+    away = theta[:n] - level
+    from_start = level - np.log(2.0 / n)
+    value += 0.5 * float(away @ away) / _SPREAD**2 + 0.5 * from_start**2 / _LEVEL**2
+    gradient[:n] += away / _SPREAD**2 + from_start / _LEVEL**2 / n
+    for place, (mean, deviation) in ((n, _LINEAR), (n + 1, _NOISE)):
+        value += 0.5 * (theta[place] - mean) ** 2 / deviation**2
+        gradient[place] += (theta[place] - mean) / deviation**2
+    return float(value), gradient
+
+
+def _prior_variance(
+    rho: Floats, log_scale: float, u: Floats, weights: Floats, members: NDArray[np.int64]
+) -> Floats:
+    """Variance of the functional before any data, of the kernel of amplitude 1."""
+    across = np.multiply.outer(u, u).ravel()
+    weight = np.multiply.outer(weights, weights).ravel()
+    log_product = np.log1p(np.multiply.outer(across, rho))
+    weight = weight * np.exp(log_product.sum(axis=1) + log_scale)
+    derivative = 4 * rho / np.exp(log_product)
+    variance = np.zeros(len(members))
+    chunk = max(1, _BLOCK_ENTRIES // len(across))
+    for start in range(0, len(members), chunk):
+        part = members[start : start + chunk]
+        term = weight[:, None] * derivative[:, part[:, 0]]
+        for k in range(1, members.shape[1]):
+            term = term * derivative[:, part[:, k]]
+        variance[start : start + chunk] = term.sum(axis=0)
+    return variance

@@ -1,0 +1,120 @@
+"""Interactions from the posterior of a Gaussian process over coalitions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import check_values
+from ..gaussian_process import HalfGame
+from .exact import exact_interactions
+from .indices import EFFICIENT, check_index, diagonal_quadrature
+from .result import Interactions, subsets
+from .sample import paired_coalitions
+
+__all__ = ["GaussianProcessInteractions"]
+
+Floats = NDArray[np.float64]
+
+
+class GaussianProcessInteractions:
+    """Any index from any number of pairs of coalitions; exact once all are drawn.
+
+    The game is modelled as a Gaussian process (see
+    :mod:`xai_patchshap.estimators.gaussian_process`), whose posterior gives interactions of
+    every index and order, also where they outnumber the evaluations, with their standard
+    deviations. Each output of the game is modelled by itself.
+
+    Parameters
+    ----------
+    n_players : int
+        Number of players, at least 2.
+    budget : int
+        Most coalitions to evaluate, the empty and the full one included; at least 2.
+    index, order
+        As in :class:`ExactInteractions`.
+    seed : int or None
+        Seed of the coalitions; ``None`` draws fresh entropy.
+    sampling : {"modified_l2", "leverage", "kernel"}
+        How coalition sizes are drawn; see :class:`~.sampling.PairSampler`.
+
+    Attributes
+    ----------
+    coalitions : ndarray of bool, shape (m, n_players)
+        Empty, full, then each sampled coalition followed by its complement. Any prefix
+        is a valid sample, and a larger budget extends a smaller one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> estimator = GaussianProcessInteractions(20, budget=400, index="SII", order=2)
+    >>> z = estimator.coalitions
+    >>> interactions = estimator.estimate(z @ np.arange(20.0) + 30 * z[:, 3] * z[:, 4])
+    >>> interactions.top(1, order=2)[0][0]
+    (3, 4)
+    """
+
+    min_coalitions = 2
+
+    def __init__(
+        self,
+        n_players: int,
+        budget: int,
+        index: str = "SII",
+        order: int = 2,
+        seed: int | None = 0,
+        sampling: str = "leverage",
+    ) -> None:
+        check_index(index, order, n_players)
+        self.index, self.order = index, order
+        self.coalitions, self._sampler, _ = paired_coalitions(n_players, budget, seed, sampling)
+
+    def estimate(self, values: Floats) -> Interactions:
+        """Interactions of all outputs from the values of the first coalitions.
+
+        Parameters
+        ----------
+        values : ndarray of shape (m, n_outputs) or (m,)
+            Values of the first ``m >= 2`` of :attr:`coalitions`; a last coalition
+            without its complement is left aside.
+        """
+        v = check_values(values, len(self.coalitions), self.min_coalitions)
+        n_pairs = (len(v) - 2) // 2
+        if n_pairs == self._sampler.n_pairs:
+            return exact_interactions(self.coalitions, v, self.index, self.order)
+        n, n_outputs = self.coalitions.shape[1], v.shape[1]
+        # Of the pair of the empty and the full coalition, the full one comes first.
+        rows = np.r_[1, 2 : 2 + 2 * n_pairs : 2]
+        others = np.r_[0, 3 : 3 + 2 * n_pairs : 2]
+        signs = np.where(self.coalitions[rows], 1.0, -1.0)
+        means = [np.zeros((len(subsets(n, s)), n_outputs)) for s in range(1, self.order + 1)]
+        stds = [np.zeros_like(m) for m in means]
+        for k in range(n_outputs):
+            halves = []
+            for odd in (True, False):
+                y = (v[rows, k] + (-1.0 if odd else 1.0) * v[others, k]) / 2
+                y = y if odd else y - y[0]
+                scale = float(np.sqrt(np.mean(y**2))) or 1.0
+                halves.append((HalfGame(signs, y / scale, odd), scale))
+            for s in range(1, self.order + 1):
+                nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
+                for half, scale in halves:
+                    mean, std = half.functional(nodes, weights, subsets(n, s))
+                    means[s - 1][:, k] += scale * mean
+                    stds[s - 1][:, k] = np.hypot(stds[s - 1][:, k], scale * std)
+        if n_pairs < 4:
+            stds = [np.full_like(s, np.inf) for s in stds]
+        if self.index in EFFICIENT or self.index == "SII":
+            # What rounding left of v(N) - v(empty) goes to the players.
+            total = sum(m.sum(axis=0) for m in (means[:1] if self.index == "SII" else means))
+            means[0] += (v[1] - v[0] - total) / n
+        return Interactions(
+            self.index,
+            n,
+            tuple(means),
+            tuple(stds),
+            v[0].copy(),
+            v[1].copy(),
+            2 + 2 * n_pairs,
+            exact=False,
+        )

@@ -1,0 +1,85 @@
+"""Explainers that draw coalitions by an estimator and evaluate them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..estimators import Estimate
+from ..game import Game
+from ._base import PatchExplainer
+
+__all__ = ["SampledExplainer"]
+
+# With a tolerance, errors are looked at each time the sample has grown by this factor.
+_GROWTH = 1.5
+
+
+class SampledExplainer(PatchExplainer):
+    """Base of explainers whose estimator names its coalitions beforehand."""
+
+    tolerance: float | None = None
+
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
+        """An estimator with ``coalitions``, ``min_coalitions`` and ``estimate``."""
+        raise NotImplementedError(f"{type(self).__name__} has no estimator of its own")
+
+    def _estimated(self, estimator: Any, values: NDArray[np.float64]) -> Estimate:
+        """The estimate from the values of the first coalitions."""
+        estimate: Estimate = estimator.estimate(values)
+        return estimate
+
+    def _solve(
+        self,
+        game: Game,
+        examples: Sequence[int],
+        full: NDArray[np.float64],
+        budgets: Sequence[int],
+    ) -> list[Estimate]:
+        sizes = [(game.bound.n_players[i], b) for i, b in zip(examples, budgets, strict=True)]
+        # One sample of coalitions serves all examples with as many players.
+        seed = secrets.randbits(64) if self.seed is None else self.seed
+        estimators = {size: self._estimator(*size, seed) for size in dict.fromkeys(sizes)}
+        estimator = dict(zip(examples, (estimators[s] for s in sizes), strict=True))
+        values = {i: np.zeros((0, full.shape[1])) for i in examples}
+        estimates: dict[int, Estimate] = {}
+        active = list(examples)
+        while active:
+            stops = {i: self._next_stop(estimator[i], len(values[i])) for i in active}
+            # The full coalition, second of every sample, is known already.
+            wanted = {i: estimator[i].coalitions[len(values[i]) : stops[i]] for i in active}
+            first = {i for i in active if not len(values[i])}
+            fresh = game.evaluate(
+                {i: np.delete(c, 1, 0) if i in first else c for i, c in wanted.items()}
+            )
+            for i in active:
+                if i in first:
+                    fresh[i] = np.insert(fresh[i], min(1, len(fresh[i])), full[i], axis=0)
+                values[i] = np.concatenate([values[i], fresh[i]])
+                least = estimator[i].min_coalitions
+                if len(values[i]) < least:
+                    # Interrupted too early for any answer.
+                    raise KeyboardInterrupt
+                estimates[i] = self._estimated(estimator[i], values[i])
+            active = [
+                i
+                for i in active
+                if not game.interrupted
+                and len(values[i]) < len(estimator[i].coalitions)
+                and self.tolerance is not None
+                and estimates[i].error_std.max() > self.tolerance
+            ]
+        return [estimates[i] for i in examples]
+
+    def _next_stop(self, estimator: Any, done: int) -> int:
+        """Coalitions after which to look at the errors next."""
+        most = len(estimator.coalitions)
+        if self.tolerance is None:
+            return most
+        # The first look comes where least squares has data enough for honest errors.
+        start = 4 * estimator.coalitions.shape[1]
+        return int(min(most, max(estimator.min_coalitions, start, 2 * int(done * _GROWTH / 2))))

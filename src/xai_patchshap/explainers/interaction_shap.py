@@ -1,0 +1,352 @@
+"""InteractionShap: which patches work together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shap
+import torch
+from captum.log import log_usage
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import bad
+from ..estimators import (
+    EFFICIENT,
+    INTERACTION_ESTIMATORS,
+    SAMPLING_RULES,
+    Estimate,
+    Interactions,
+    check_index,
+    interaction_estimator,
+)
+from . import _shap
+from ._sampled import SampledExplainer
+
+__all__ = ["InteractionShap"]
+
+
+@dataclass(frozen=True)
+class _WithInteractions(Estimate):
+    """The values of order 1, and all others."""
+
+    interactions: Interactions
+
+
+class InteractionShap(SampledExplainer):
+    r"""Interactions between patches, superpixels or any groups of input elements.
+
+    How much more two players (or three) are worth together than alone: positive where the
+    model needs both, negative where one can stand in for the other. Exact when the budget
+    reaches :math:`2^n` coalitions; otherwise by the posterior of a Gaussian process over
+    coalitions, with standard deviations, or by regression as published. All outputs of the
+    model are explained by the same evaluations.
+
+    It is a :class:`captum.attr.PerturbationAttribution`, whose :meth:`attribute` gives the
+    values of order 1, and a :class:`shap.Explainer`, which gives pairs as ``TreeExplainer``
+    does. :meth:`explain_interactions` gives every order.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or callable
+        As for :class:`PatchKernelShap`.
+    masker : PatchMasker or background, optional
+        As for :class:`PatchKernelShap`.
+    link : callable
+        shap's link function, applied to the values of the game.
+    output_names : sequence of str, optional
+        One name for each output.
+    seed : int or None
+        Chooses the coalitions.
+    index : {"SII", "k-SII", "STII", "FSII", "FBII", "BII", "SV", "BV"}
+        The interaction index; :mod:`xai_patchshap.estimators.interactions.indices` has the
+        definitions. SII, the default: order 1 are the Shapley values, order 2 their
+        interactions. k-SII: the same pairs, with order 1 the main effects that remain when
+        pairs are taken out, so that all values add up. STII, FSII: other ways to add up;
+        the values of FSII are the polynomial that fits the game best. FBII, BII, BV: with
+        equal weights of all coalitions, without adding up.
+    order : int
+        Highest order, 1 or more; sampled, 2 or 3 is what budgets reach.
+    estimator : {"auto", "gaussian-process", "regression"}
+        For budgets below :math:`2^n`; see :func:`~xai_patchshap.estimators.interaction_estimator`.
+    sampling : {"modified_l2", "leverage", "kernel"}, optional
+        How coalition sizes are drawn; by default as suits the estimator.
+    autocast : torch.dtype, optional
+        Run a model that is a module under ``torch.autocast``.
+    feature_names : sequence of str, optional
+        Names of the players.
+    linearize_link, algorithm
+        Accepted because ``shap.Explainer`` passes them; without effect.
+
+    Raises
+    ------
+    PatchShapError
+        If an argument does not fit.
+
+    Notes
+    -----
+    Each output has a Gaussian process of its own, a fraction of a second each: of a model
+    with a thousand classes, choose some with ``outputs=``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xai_patchshap import InteractionShap, PatchMasker
+    >>> def model(x):  # needs the two upper corners together
+    ...     return x[:, 0, 0, 0] * x[:, 0, 0, -1] + x[:, 0, -1, 0]
+    >>> images = torch.ones(1, 3, 8, 8)
+    >>> explainer = InteractionShap(model, PatchMasker(players=(3, 3)))
+    >>> explanation = explainer(images, silent=True)
+    >>> explanation.values.shape
+    (1, 9, 9)
+    >>> interactions = explainer.explain_interactions(images, silent=True)[0]
+    >>> interactions.top(1, order=2)
+    [((0, 2), 1.0)]
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        masker: Any = None,
+        link: Callable[..., Any] = shap.links.identity,
+        output_names: Sequence[str] | None = None,
+        seed: int | None = 0,
+        index: str = "SII",
+        order: int = 2,
+        estimator: str = "auto",
+        sampling: str | None = None,
+        autocast: torch.dtype | None = None,
+        feature_names: Sequence[str] | None = None,
+        linearize_link: bool = True,
+        algorithm: str = "auto",
+    ) -> None:
+        check_index(index, order)
+        if estimator != "auto" and estimator not in INTERACTION_ESTIMATORS:
+            raise bad("estimator", repr(estimator), f"'auto' or one of {INTERACTION_ESTIMATORS}")
+        if sampling is not None and sampling not in SAMPLING_RULES:
+            raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}, or None")
+        super().__init__(
+            model,
+            masker,
+            link,
+            output_names,
+            seed,
+            autocast,
+            feature_names,
+            linearize_link,
+            algorithm,
+        )
+        self.index, self.order = index, int(order)
+        self.estimator, self.sampling = estimator, sampling
+
+    @classmethod
+    def get_name(cls) -> str:
+        """Name in Captum's progress bars."""
+        return "Interaction Shap"
+
+    def _options(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("index", "order", "estimator", "sampling")}
+        return {**super()._options(), **own}
+
+    def _auto_budget(self, n_players: int) -> int:
+        return int(min(2 ** min(n_players, 60), max(1000, 20 * n_players)))
+
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
+        return interaction_estimator(
+            n_players,
+            budget,
+            self.index,
+            self.order,
+            self.estimator,
+            seed,
+            self.sampling,
+        )
+
+    def _estimated(self, estimator: Any, values: NDArray[np.float64]) -> Estimate:
+        found: Interactions = estimator.estimate(values)
+        return _WithInteractions(
+            found.values[0],
+            found.error_std[0],
+            found.base_values,
+            found.full_values,
+            found.n_coalitions,
+            found.exact,
+            found,
+        )
+
+    # ----- Captum ------------------------------------------------------------------------
+
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int = 1,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+        return_convergence_delta: bool = False,
+        return_interactions: bool = False,
+    ) -> Any:
+        """Values of order 1, as Captum's ``KernelShap.attribute`` returns attributions.
+
+        Takes the arguments of :meth:`PatchKernelShap.attribute` and one more. With the
+        default index the attributions are the Shapley values of the players.
+
+        Parameters
+        ----------
+        return_convergence_delta : bool
+            Whether to return the sum of what adds up, minus
+            ``f(inputs) - f(baselines)``, too: with SII the values of order 1, otherwise
+            those of all orders. Zero up to rounding but for BII, FBII and BV.
+        return_interactions : bool
+            Whether to return the pairs too.
+
+        Returns
+        -------
+        attributions : Tensor or tuple of Tensor
+        delta : Tensor of shape (N,)
+            Only if asked for.
+        interactions : Tensor of shape (N, M, M), float64
+            Only if asked for; see :meth:`Interactions.matrix`. Zeros for ids of the feature
+            mask that an example lacks.
+        """
+        attributions = super().attribute(
+            inputs,
+            baselines,
+            target,
+            additional_forward_args,
+            feature_mask,
+            n_samples,
+            perturbations_per_eval,
+            return_input_shape,
+            show_progress,
+        )
+        if not (return_convergence_delta or return_interactions):
+            return attributions
+        first = inputs[0] if isinstance(inputs, tuple) else inputs
+        found = self._found()
+        results: list[Any] = [attributions]
+        if return_convergence_delta:
+            gaps = [_total(f) - (f.full_values - f.base_values)[0] for f in found]
+            results.append(torch.tensor(gaps, dtype=torch.float32, device=first.device))
+        if return_interactions:
+            everyone = [np.arange(f.n_players) for f in found]
+            players = everyone if self._ids is None else self._ids
+            m = 1 + max(int(ids.max()) for ids in players)
+            table = np.zeros((len(found), m, m))
+            for row, f, ids in zip(table, found, players, strict=True):
+                row[np.ix_(ids, ids)] = f.matrix()[:, :, 0]
+            results.append(torch.from_numpy(table).to(first.device))
+        return tuple(results)
+
+    def compute_convergence_delta(
+        self,
+        attributions: Any,
+        start_point: Any,
+        end_point: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+    ) -> Tensor:
+        """Of an index whose values of order 1 add up by themselves.
+
+        Takes the arguments of :meth:`PatchKernelShap.compute_convergence_delta`.
+        """
+        if not (self.index in ("SII", "SV") or (self.index in EFFICIENT and self.order == 1)):
+            raise bad(
+                "compute_convergence_delta",
+                f"index {self.index!r} of order {self.order}",
+                "SII, SV or order 1: other attributions do not add up without their interactions",
+                "attribute(..., return_convergence_delta=True) takes them into account.",
+            )
+        return super().compute_convergence_delta(
+            attributions, start_point, end_point, target, additional_forward_args, feature_mask
+        )
+
+    # ----- shap --------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        *args: Any,
+        max_evals: int | str = "auto",
+        main_effects: bool = False,
+        error_bounds: bool = False,
+        batch_size: int | str = "auto",
+        outputs: Any = None,
+        silent: bool = False,
+        **kwargs: Any,
+    ) -> shap.Explanation:
+        """Pairs of players, shaped as ``TreeExplainer``'s interaction values.
+
+        Takes the arguments of :meth:`PatchKernelShap.__call__`.
+
+        Returns
+        -------
+        shap.Explanation
+            ``values`` (N, P, P, K) for P players and K outputs (no K for a model with a
+            single output): half of each pair's interaction in each of its two places, main
+            effects on the diagonal; see :meth:`Interactions.matrix` for what the rows add up
+            to. ``data`` (N, P) is the mean intensity of each player.
+        """
+        if main_effects or kwargs:
+            name = next(iter(kwargs), "main_effects")
+            raise bad(
+                "arguments",
+                name,
+                "only max_evals, error_bounds, batch_size, outputs and silent",
+                "Main effects are on the diagonal of the values.",
+            )
+        result = self._explain(args, max_evals, batch_size, outputs, silent, per_player=True)
+        found = self._found()
+        matrices = [f.matrix() for f in found]
+        stds = [f.matrix_std() for f in found] if error_bounds else None
+        return _shap.player_explanation(result, self.feature_names, matrices, stds)
+
+    def shap_interaction_values(
+        self,
+        x: Any,
+        *,
+        max_evals: int | str = "auto",
+        batch_size: int | str = "auto",
+        outputs: Any = None,
+        silent: bool = True,
+    ) -> NDArray[Any]:
+        """The values of :meth:`__call__`, as ``TreeExplainer.shap_interaction_values``."""
+        explanation = self(
+            x, max_evals=max_evals, batch_size=batch_size, outputs=outputs, silent=silent
+        )
+        return np.asarray(explanation.values)
+
+    def explain_interactions(
+        self,
+        x: Any,
+        *,
+        max_evals: int | str = "auto",
+        batch_size: int | str = "auto",
+        outputs: Any = None,
+        silent: bool = False,
+    ) -> list[Interactions]:
+        """Interactions of every order and output, one object for each example.
+
+        Takes the arguments of :meth:`__call__`.
+        """
+        self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
+        return self._found()
+
+    def _found(self) -> list[Interactions]:
+        """What the last run found."""
+        assert self.last_run is not None
+        return [e.interactions for e in self.last_run.estimates]  # type: ignore[attr-defined]
+
+
+def _total(found: Interactions) -> float:
+    """Sum of what adds up, for the first output."""
+    orders = found.values[:1] if found.index in ("SII", "BII") else found.values
+    return float(sum(values[:, 0].sum() for values in orders))
