@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xai_patchshap import __version__
+from xai_patchshap import Interactions, __version__
 from xai_patchshap.cli import main
 from xai_patchshap.plots import redraw
 
@@ -82,6 +82,25 @@ def test_the_seed_repeats_a_result(workplace):
     assert not np.array_equal(first[1], other[1])
 
 
+def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
+    options = ["--method", "interaction-shap", "--index", "k-SII", "--classes", "2"]
+    assert explain(workplace, str(workplace / "ramp.jpg"), *options) == 0
+    out, _ = capsys.readouterr()
+    assert "class 2: strongest interactions (k-SII)" in out
+    pair = re.search(r"row 0, column 0 \+ row 0, column 1\s+([+-][0-9.]+)", out)
+    found = Interactions.load(workplace / "out" / "ramp-interactions.npz")
+    assert found.index == "k-SII" and found.exact
+    assert float(pair[1]) == pytest.approx(found[0, 1][0], abs=1e-4)
+    with np.load(workplace / "out" / "ramp.npz") as saved:
+        assert "k-SII, order 1" in str(saved["label"])
+        left, right = saved["image"][:, :16].mean(), saved["image"][:, 16:].mean()
+    # The class is (left - right) ** 3.
+    expected = (left - right) ** 3 - left**3 + right**3
+    assert found[0, 1][0] == pytest.approx(expected, abs=1e-5)
+    with Image.open(workplace / "out" / "ramp-class-2.png") as picture:
+        assert picture.width > 500
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -94,6 +113,7 @@ def test_the_seed_repeats_a_result(workplace):
             ["white.png", "--device", "cpu"],
             "--device: got 'cpu'; expected none for a model that is",
         ),
+        (["white.png", "--index", "SII"], "--index: got SII; expected it with --method interact"),
         (["white.png", "--size", "0"], "--size: got 0; expected a positive number of pixels"),
     ],
 )

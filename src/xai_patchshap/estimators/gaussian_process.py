@@ -23,9 +23,13 @@ an index is a sum over the nodes of :func:`~.interactions.indices.diagonal_quadr
 for every n. The part of an index that sees the odd (even) half of a game has the nodes'
 weights antisymmetrised (symmetrised).
 
-The values of the empty and the full coalition enter without noise. The strengths
-:math:`c_i`, a linear part of its own, and the noise that stands for interactions of high order
-maximise the marginal likelihood of the first pairs, with a weak prior that keeps the
+To this smooth part comes a rough one, of independent values of all pairs of coalitions, which
+stands for interactions of high order. It is part of the game: what is known of it, at the
+coalitions that were evaluated, enters the index with their weights
+(:func:`~.interactions.indices.coalition_weights`), and what is not adds to the error.
+
+The values of the empty and the full coalition are met exactly. The strengths
+:math:`c_i`, a linear part of its own, and the variance of the rough part maximise the marginal likelihood of the first pairs, with a weak prior that keeps the
 :math:`c_i` near each other.
 """
 
@@ -34,6 +38,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +56,7 @@ _FEWEST = 4  # pairs below which nothing is learned
 _JITTER = 1e-9
 _CONSTANT = 100.0  # prior variance of the even half's constant, that of the rest being 1
 # Priors of the logarithms: mean and deviation.
-_SPREAD = 0.8  # of a player's strength about the mean of all
+_SPREAD = 0.5  # of a player's strength about the mean of all
 _LEVEL = 1.5  # of that mean about 2 / n
 _LINEAR = (0.0, 3.0)
 _NOISE = (np.log(1e-2), 3.0)
@@ -106,7 +111,7 @@ class HalfGame:
         return factor[0], alpha, max(float(self.y @ alpha), 0.0) / len(self.y)
 
     def functional(
-        self, nodes: Floats, weights: Floats, members: NDArray[np.int64]
+        self, nodes: Floats, weights: Floats, table: Floats, members: NDArray[np.int64]
     ) -> tuple[Floats, Floats]:
         """Posterior mean and deviation of the interactions of subsets.
 
@@ -114,23 +119,29 @@ class HalfGame:
         ----------
         nodes, weights : ndarray (Q,)
             Of :func:`diagonal_quadrature`; nodes in (0, 1) and symmetric about 1/2.
+        table : ndarray (s + 1, n + 1)
+            Of :func:`coalition_weights`.
         members : ndarray of int, shape (m, s)
         """
         m, s = members.shape
         flip = 1.0 if (s % 2 == 1) == self.odd else -1.0
         weights = (weights + flip * weights[::-1]) / 2
+        # Of a coalition and its complement, of which the rough part knows one value.
+        table = table + (-1.0 if self.odd else 1.0) * table[::-1, ::-1]
         if np.abs(weights).max() < 1e-12 or not self.y.any():
             return np.zeros(m), np.zeros(m)
         u = 2 * nodes - 1
         n = self.signs.shape[1]
         c = np.exp(self.parameters[:n])
         linear = np.exp(self.parameters[n]) if self.odd else 0.0
+        noise = np.exp(self.parameters[n + 1])
         rho, half = np.tanh(c / 2), c.sum() / 2
         # Of the kernel that is normalised to 1 on its diagonal.
         log_scale = np.log(np.cosh(c / 2)).sum() - _log_f(half, self.odd)
         factor, alpha, amplitude = self._solved
         mean, variance = np.zeros(m), np.zeros(m)
         chunk = max(1, _BLOCK_ENTRIES // len(self.y))
+        sizes = (self.signs > 0).sum(axis=1)
         # Signs are +-1: every factor is affine in its sign, and sums over nodes are products
         # of matrices.
         plus, minus = np.log1p(np.outer(u, rho)), np.log1p(-np.outer(u, rho))
@@ -152,12 +163,16 @@ class HalfGame:
                     if with_sign:
                         sign = sign * self.signs[:, part[:, k]]
                 block += sign * (product @ coefficient)
+            shared = sum((self.signs[:, part[:, k]] > 0).astype(np.intp) for k in range(s))
+            # The first row, of the empty and the full coalition, has no rough part.
+            block[1:] += noise * table[shared, sizes[:, None]][1:]
             if s == 1 and self.odd:
                 block += 2 * linear / n * self.signs[:, part[:, 0]]
             mean[start : start + chunk] = block.T @ alpha
             seen = solve_triangular(factor, block, lower=True, check_finite=False)
             variance[start : start + chunk] = -np.square(seen).sum(axis=0)
         variance += _prior_variance(rho, log_scale, u, weights, members)
+        variance += noise * _sum_of_squares(table)
         if s == 1 and self.odd:
             variance += 4 * linear / n
         return mean, np.sqrt(amplitude * np.maximum(variance, 0.0))
@@ -217,6 +232,16 @@ def _negative_evidence(theta: Floats, signs: Floats, y: Floats, odd: bool) -> tu
         value += 0.5 * (theta[place] - mean) ** 2 / deviation**2
         gradient[place] += (theta[place] - mean) / deviation**2
     return float(value), gradient
+
+
+def _sum_of_squares(table: Floats) -> float:
+    """Over all pairs of coalitions but the empty and the full one."""
+    s, n = table.shape[0] - 1, table.shape[1] - 1
+    total = 0.0
+    for j in range(s + 1):
+        for c in range(max(j, 1), min(n - s + j, n - 1) + 1):
+            total += comb(s, j) * comb(n - s, c - j) * float(table[j, c]) ** 2
+    return total / 2
 
 
 def _prior_variance(

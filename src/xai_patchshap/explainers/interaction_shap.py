@@ -231,7 +231,7 @@ class InteractionShap(SampledExplainer):
         if not (return_convergence_delta or return_interactions):
             return attributions
         first = inputs[0] if isinstance(inputs, tuple) else inputs
-        found = self._found()
+        found = self.found()
         results: list[Any] = [attributions]
         if return_convergence_delta:
             gaps = [_total(f) - (f.full_values - f.base_values)[0] for f in found]
@@ -304,7 +304,7 @@ class InteractionShap(SampledExplainer):
                 "Main effects are on the diagonal of the values.",
             )
         result = self._explain(args, max_evals, batch_size, outputs, silent, per_player=True)
-        found = self._found()
+        found = self.found()
         matrices = [f.matrix() for f in found]
         stds = [f.matrix_std() for f in found] if error_bounds else None
         return _shap.player_explanation(result, self.feature_names, matrices, stds)
@@ -338,11 +338,12 @@ class InteractionShap(SampledExplainer):
         Takes the arguments of :meth:`__call__`.
         """
         self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
-        return self._found()
+        return self.found()
 
-    def _found(self) -> list[Interactions]:
-        """What the last run found."""
-        assert self.last_run is not None
+    def found(self) -> list[Interactions]:
+        """Interactions of the last explanation, whichever method gave it."""
+        if self.last_run is None:
+            raise bad("found", "no explanation", "one to be made first")
         return [e.interactions for e in self.last_run.estimates]  # type: ignore[attr-defined]
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ..base import check_values
 from ..gaussian_process import HalfGame
 from .exact import exact_interactions
-from .indices import EFFICIENT, check_index, diagonal_quadrature
+from .indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
 from .result import Interactions, subsets
 from .sample import paired_coalitions
 
@@ -98,8 +98,9 @@ class GaussianProcessInteractions:
                 halves.append((HalfGame(signs, y / scale, odd), scale))
             for s in range(1, self.order + 1):
                 nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
+                table = coalition_weights(self.index, self.order, s, n)
                 for half, scale in halves:
-                    mean, std = half.functional(nodes, weights, subsets(n, s))
+                    mean, std = half.functional(nodes, weights, table, subsets(n, s))
                     means[s - 1][:, k] += scale * mean
                     stds[s - 1][:, k] = np.hypot(stds[s - 1][:, k], scale * std)
         if n_pairs < 4:

@@ -75,8 +75,8 @@ class RegressionInteractions:
     >>> estimator = RegressionInteractions(12, budget=400, index="FSII", order=2)
     >>> z = estimator.coalitions
     >>> interactions = estimator.estimate(z @ np.arange(12.0) + 30 * z[:, 3] * z[:, 4])
-    >>> interactions[3, 4].round(1)
-    array([30.])
+    >>> interactions.top(1, order=2)[0][0]
+    (3, 4)
     """
 
     min_coalitions = 2
