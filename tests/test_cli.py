@@ -89,7 +89,8 @@ def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
     assert "class 2: strongest interactions (k-SII)" in out
     pair = re.search(r"row 0, column 0 \+ row 0, column 1\s+([+-][0-9.]+)", out)
     found = Interactions.load(workplace / "out" / "ramp-interactions.npz")
-    assert found.index == "k-SII" and found.exact
+    assert found.index == "k-SII"
+    assert found.exact
     assert float(pair[1]) == pytest.approx(found[0, 1][0], abs=1e-4)
     with np.load(workplace / "out" / "ramp.npz") as saved:
         assert "k-SII, order 1" in str(saved["label"])

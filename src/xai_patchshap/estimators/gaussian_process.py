@@ -28,9 +28,9 @@ stands for interactions of high order. It is part of the game: what is known of 
 coalitions that were evaluated, enters the index with their weights
 (:func:`~.interactions.indices.coalition_weights`), and what is not adds to the error.
 
-The values of the empty and the full coalition are met exactly. The strengths
-:math:`c_i`, a linear part of its own, and the variance of the rough part maximise the marginal likelihood of the first pairs, with a weak prior that keeps the
-:math:`c_i` near each other.
+The values of the empty and the full coalition are met exactly. The strengths :math:`c_i`, a
+linear part of its own, and the variance of the rough part maximise the marginal likelihood of
+the first pairs, with a weak prior that keeps the :math:`c_i` near each other.
 """
 
 from __future__ import annotations
