@@ -18,7 +18,7 @@ from torch import Tensor
 from .backgrounds import Layout, background_tensor
 from .errors import PatchShapError, bad
 from .hierarchy import axis_tree, bpt_tree
-from .players import Players, PlayersSpec, mask_players, resolve_players
+from .players import Players, PlayersSpec, mask_players, named_segmentation, resolve_players
 
 __all__ = ["CoalitionInputs", "PatchMasker", "layout_of", "player_means"]
 
@@ -155,11 +155,11 @@ class PatchMasker(shap.maskers.Masker):
     ----------
     players : optional
         (rows, columns) or ``"7x7"`` for a grid; 16 or ``"patch:16"`` for patches of 16
-        pixels, 1 for single pixels; an integer mask (H, W), or (N, H, W) with one mask for
-        each image of the batch; a function from an image (H, W, C) to a mask. By default,
-        single pixels for :class:`~xai_patchshap.OwenBPT`, else the patches of the model if
-        it is a vision transformer, else about 7x7 patches; for inputs that are not images,
-        each element.
+        pixels, 1 for single pixels; ``"slic:200"`` or :func:`~xai_patchshap.slic` for
+        superpixels; an integer mask (H, W), or (N, H, W) with one mask for each image of
+        the batch; a function from an image (H, W, C) to a mask. By default, single pixels
+        for :class:`~xai_patchshap.OwenBPT`, else the patches of the model if it is a vision
+        transformer, else about 7x7 patches; for inputs that are not images, each element.
     background : optional
         What stands in for hidden pixels, in the units of the images: a number, a tuple
         with one number per channel, ``"mean"`` (the image's mean colour), ``"blur"`` or
@@ -285,10 +285,9 @@ class PatchMasker(shap.maskers.Masker):
                     "players", f"{len(masks)} masks for {len(x)} images", "one mask, or one each"
                 )
             specs: Sequence[PlayersSpec] = list(masks)
-        elif callable(self.players):
-            specs = [self.players] * len(x)
+        elif callable(given := named_segmentation(self.players)):
+            specs = [given] * len(x)
         else:
-            given = self.players
             specs = [as_array(given) if isinstance(given, Tensor) else given]
         if images is None:
             images = as_array(x.permute(0, 2, 3, 1) if layout == "NCHW" else x)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import PatchShapError, bad
+from .superpixels import slic
 
 __all__ = ["Players", "PlayersSpec", "grid_players", "mask_players", "resolve_players"]
 
@@ -25,9 +26,11 @@ PlayersSpec: TypeAlias = (
 
 _GRID = re.compile(r"(\d+)x(\d+)")
 _PATCH = re.compile(r"patch:?(\d+)")
+_SLIC = re.compile(r"slic(?::(\d+))?")
 _HOW = (
     "Players can be a grid as (rows, columns) or '7x7', a patch size in pixels as 16 or "
-    "'patch:16', an integer mask (H, W), or a function from an image (H, W, C) to such a mask."
+    "'patch:16', superpixels as 'slic:200' or slic(200, ...), an integer mask (H, W), or a "
+    "function from an image (H, W, C) to such a mask."
 )
 
 
@@ -174,6 +177,13 @@ def check_ids(labels: NDArray[np.int64], what: str) -> int:
     return int(ids[-1]) + 1
 
 
+def named_segmentation(spec: Any) -> Any:
+    """The function that 'slic' or 'slic:200' stands for; any other specification as it came."""
+    if isinstance(spec, str) and (match := _SLIC.fullmatch(spec)):
+        return slic() if match[1] is None else slic(int(match[1]))
+    return spec
+
+
 def resolve_players(
     spec: PlayersSpec, image: NDArray[Any], patch: tuple[int, int] | None = None
 ) -> Players:
@@ -183,6 +193,7 @@ def resolve_players(
     without it a grid of about 7x7 plays.
     """
     height, width = image.shape[:2]
+    spec = named_segmentation(spec)
     if spec is None:
         return grid_players(height, width, patch=patch)
     if isinstance(spec, str):
@@ -190,7 +201,8 @@ def resolve_players(
             return grid_players(height, width, grid=(int(match[1]), int(match[2])))
         if match := _PATCH.fullmatch(spec):
             return grid_players(height, width, patch=int(match[1]))
-        raise bad("players", repr(spec), "'ROWSxCOLUMNS' or 'patch:SIZE'", _HOW)
+        expected = "'ROWSxCOLUMNS' or 'patch:SIZE', or 'slic:NUMBER' for superpixels"
+        raise bad("players", repr(spec), expected, _HOW)
     if isinstance(spec, int) and not isinstance(spec, bool):
         return grid_players(height, width, patch=spec)
     if isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(s, int) for s in spec):

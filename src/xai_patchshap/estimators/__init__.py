@@ -13,6 +13,7 @@ from .interactions import (
     Interactions,
     RegressionInteractions,
     check_index,
+    check_regression,
     interaction_estimator,
 )
 from .kernel import KernelShap
@@ -36,6 +37,7 @@ __all__ = [
     "PairSampler",
     "RegressionInteractions",
     "check_index",
+    "check_regression",
     "interaction_estimator",
     "shapley_estimator",
 ]

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
-__all__ = ["HalfGame"]
+__all__ = ["HalfGame", "halves"]
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +63,37 @@ _NOISE = (np.log(1e-2), 3.0)
 _BLOCK_ENTRIES = 2**23
 
 
+def halves(signs: Floats, odd: Floats, even: Floats) -> tuple[HalfGame, HalfGame]:
+    """The odd and the even half of a game, with the parameters that suit both.
+
+    Parameters
+    ----------
+    signs : ndarray (p, n)
+        One coalition of each pair, in {-1, 1}; the first row is the full coalition.
+    odd, even : ndarray (p,)
+        Values of the halves; the first of ``even`` is 0, its constant taken out.
+    """
+    n = signs.shape[1]
+    scales = [float(np.sqrt(np.mean(y**2))) or 1.0 for y in (odd, even)]
+    theta = np.full(n + 3, np.log(2.0 / n))
+    theta[n:] = _LINEAR[0], _NOISE[0], _NOISE[0]
+    if len(odd) >= 1 + _FEWEST and (odd.any() or even.any()):
+        rows = slice(0, 1 + _LEARN_FROM)
+        data = (signs[rows], odd[rows] / scales[0], even[rows] / scales[1])
+        theta = minimize(
+            lambda t: _negative_evidence(t, *data),
+            theta,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-9.0, 1.5)] * n + [(-9.0, 9.0), (-16.0, 3.0), (-16.0, 3.0)],
+            options={"maxiter": _ITERATIONS},
+        ).x
+    return (
+        HalfGame(signs, odd / scales[0], True, theta[: n + 2], scales[0]),
+        HalfGame(signs, even / scales[1], False, np.delete(theta, n + 1), scales[1]),
+    )
+
+
 @dataclass(frozen=True)
 class HalfGame:
     """The odd or even half of one game, seen on some pairs of coalitions.
@@ -72,35 +103,19 @@ class HalfGame:
     signs : ndarray (p, n)
         One coalition of each pair, in {-1, 1}; the first row is the full coalition.
     y : ndarray (p,)
-        Values of the half, in units of :attr:`scale`.
+        Values of the half, over ``scale``.
     odd : bool
+    parameters : ndarray (n + 2,)
+        Logarithms of the strengths c, of the variance of the linear part (of the odd half)
+        and of that of the rough part.
+    scale : float
     """
 
     signs: Floats
     y: Floats
     odd: bool
-
-    @cached_property
-    def parameters(self) -> Floats:
-        """Logarithms of the strengths c (n), of the linear part and of the noise."""
-        n = self.signs.shape[1]
-        start = np.full(n + 2, np.log(2.0 / n))
-        start[n:] = _LINEAR[0], _NOISE[0]
-        if len(self.y) < 1 + _FEWEST or not self.y.any():
-            return start
-        rows = slice(0, 1 + _LEARN_FROM)
-        signs, y = self.signs[rows], self.y[rows]
-        bounds = [(-9.0, 1.5)] * n + [(-9.0, 9.0), (-16.0, 3.0)]
-        best = minimize(
-            lambda theta: _negative_evidence(theta, signs, y, self.odd),
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": _ITERATIONS},
-        )
-        found: Floats = best.x
-        return found
+    parameters: Floats
+    scale: float = 1.0
 
     @cached_property
     def _solved(self) -> tuple[Floats, Floats, float]:
@@ -175,7 +190,7 @@ class HalfGame:
         variance += noise * _sum_of_squares(table)
         if s == 1 and self.odd:
             variance += 4 * linear / n
-        return mean, np.sqrt(amplitude * np.maximum(variance, 0.0))
+        return self.scale * mean, self.scale * np.sqrt(amplitude * np.maximum(variance, 0.0))
 
 
 def _log_f(x: float, odd: bool) -> float:
@@ -202,8 +217,31 @@ def _kernel(theta: Floats, signs: Floats, odd: bool) -> tuple[Floats, tuple[Floa
     return kernel, (f, slope, other / ends)
 
 
-def _negative_evidence(theta: Floats, signs: Floats, y: Floats, odd: bool) -> tuple[float, Floats]:
-    """Negative logarithm of the marginal likelihood times the prior, and its gradient."""
+def _negative_evidence(
+    theta: Floats, signs: Floats, odd: Floats, even: Floats
+) -> tuple[float, Floats]:
+    """Negative logarithm of both halves' marginal likelihood times the prior; its gradient."""
+    n = signs.shape[1]
+    # The prior: strengths are near each other, and all else is not extreme.
+    level = theta[:n].mean()
+    away, above = theta[:n] - level, level - np.log(2.0 / n)
+    value = 0.5 * float(away @ away) / _SPREAD**2 + 0.5 * above**2 / _LEVEL**2
+    gradient = np.zeros_like(theta)
+    gradient[:n] = away / _SPREAD**2 + above / _LEVEL**2 / n
+    for place, (mean, deviation) in zip(range(n, n + 3), (_LINEAR, _NOISE, _NOISE), strict=True):
+        value += 0.5 * (theta[place] - mean) ** 2 / deviation**2
+        gradient[place] += (theta[place] - mean) / deviation**2
+    for is_odd, y in ((True, odd), (False, even)):
+        own = np.r_[0 : n + 1, n + 1 if is_odd else n + 2]
+        if y.any():
+            part, slope = _half_evidence(theta[own], signs, y, is_odd)
+            value += part
+            gradient[own] += slope
+    return float(value), gradient
+
+
+def _half_evidence(theta: Floats, signs: Floats, y: Floats, odd: bool) -> tuple[float, Floats]:
+    """Negative logarithm of one half's marginal likelihood, and its gradient."""
     p, n = signs.shape
     kernel, (f, slope, ratio) = _kernel(theta, signs, odd)
     try:
@@ -216,21 +254,12 @@ def _negative_evidence(theta: Floats, signs: Floats, y: Floats, odd: bool) -> tu
     value = 0.5 * p * np.log(amplitude) + np.log(np.diag(factor[0])).sum()
     # d value = 1/2 tr(gap dK)
     gap = inverse - np.outer(alpha, alpha) / amplitude
-    weighted = gap * slope
     gradient = np.zeros_like(theta)
-    both = ((weighted @ signs) * signs).sum(axis=0)
+    both = (((gap * slope) @ signs) * signs).sum(axis=0)
     gradient[:n] = 0.25 * np.exp(theta[:n]) * (both - ratio * (gap * f).sum())
     if odd:
         gradient[n] = 0.5 * np.exp(theta[n]) / n * float(((gap @ signs) * signs).sum())
     gradient[n + 1] = 0.5 * np.exp(theta[n + 1]) * float(np.trace(gap) - gap[0, 0])
-    level = theta[:n].mean()
-    away = theta[:n] - level
-    from_start = level - np.log(2.0 / n)
-    value += 0.5 * float(away @ away) / _SPREAD**2 + 0.5 * from_start**2 / _LEVEL**2
-    gradient[:n] += away / _SPREAD**2 + from_start / _LEVEL**2 / n
-    for place, (mean, deviation) in ((n, _LINEAR), (n + 1, _NOISE)):
-        value += 0.5 * (theta[place] - mean) ** 2 / deviation**2
-        gradient[place] += (theta[place] - mean) / deviation**2
     return float(value), gradient
 
 

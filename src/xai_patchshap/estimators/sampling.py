@@ -134,8 +134,8 @@ class PairSampler:
         if open_.any():
             share = self.rate[open_] / self.rate[open_].sum()
             expected[open_] = np.maximum(count[open_].sum() * share, np.finfo(float).tiny)
-        weight = (self.mass if mass is None else mass) / expected
-        return weight[strata], 1.0 - drawn[strata]
+        mass = self.mass if mass is None else mass
+        return mass[strata] / expected[strata], 1.0 - drawn[strata]
 
     def _strata_of_first(self, n_pairs: int) -> NDArray[np.int64]:
         points = (self._offset + _GOLDEN * np.arange(1, n_pairs + 1)) % 1.0

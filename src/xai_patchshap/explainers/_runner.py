@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -145,7 +146,7 @@ class Runner:
                 f"Interrupted after {game.evaluations.min()} evaluations of each input; the "
                 "result rests on these.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=_callers_level(),
             )
         seconds = time.perf_counter() - started
         self.last_run = Run(
@@ -167,3 +168,12 @@ class Runner:
                 f"a whole number of at least {least} evaluations",
                 "The full image and the empty one (once for each background) are always needed.",
             )
+
+
+def _callers_level() -> int:
+    """Level of a warning's stack at which the user's own code stands."""
+    own = ("xai_patchshap.", "captum.", "shap.")
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(own):
+        level, frame = level + 1, frame.f_back
+    return level

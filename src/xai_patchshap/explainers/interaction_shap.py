@@ -21,6 +21,7 @@ from ..estimators import (
     Estimate,
     Interactions,
     check_index,
+    check_regression,
     interaction_estimator,
 )
 from . import _shap
@@ -126,6 +127,8 @@ class InteractionShap(SampledExplainer):
         check_index(index, order)
         if estimator != "auto" and estimator not in INTERACTION_ESTIMATORS:
             raise bad("estimator", repr(estimator), f"'auto' or one of {INTERACTION_ESTIMATORS}")
+        if estimator == "regression":
+            check_regression(index, order)
         if sampling is not None and sampling not in SAMPLING_RULES:
             raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}, or None")
         super().__init__(

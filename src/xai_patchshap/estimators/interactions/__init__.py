@@ -8,7 +8,7 @@ from ...errors import bad
 from .exact import ExactInteractions
 from .gaussian_process import GaussianProcessInteractions
 from .indices import EFFICIENT, INDICES, check_index
-from .regression import RegressionInteractions
+from .regression import RegressionInteractions, check_regression
 from .result import Interactions
 
 __all__ = [
@@ -20,10 +20,12 @@ __all__ = [
     "Interactions",
     "RegressionInteractions",
     "check_index",
+    "check_regression",
     "interaction_estimator",
 ]
 
 _MOST = 2_000_000
+_MOST_PLAYERS = 1000
 
 INTERACTION_ESTIMATORS = ("gaussian-process", "regression")
 
@@ -57,6 +59,13 @@ def interaction_estimator(
             f"{n_players}, with {comb(n_players, order):,} interactions of order {order}",
             f"at most {_MOST:,} interactions",
             "Choose fewer players, as with PatchMasker(players=(7, 7)), or a lower order.",
+        )
+    if n_players > _MOST_PLAYERS:
+        raise bad(
+            "players",
+            n_players,
+            f"at most {_MOST_PLAYERS:,} for interactions",
+            "Choose fewer players, as with PatchMasker(players=(7, 7)).",
         )
     if n_players == 1:
         return ExactInteractions(1, index, order)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base import check_values
-from ..gaussian_process import HalfGame
+from ..gaussian_process import halves
 from .exact import exact_interactions
 from .indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
 from .result import Interactions, subsets
@@ -90,19 +90,16 @@ class GaussianProcessInteractions:
         means = [np.zeros((len(subsets(n, s)), n_outputs)) for s in range(1, self.order + 1)]
         stds = [np.zeros_like(m) for m in means]
         for k in range(n_outputs):
-            halves = []
-            for odd in (True, False):
-                y = (v[rows, k] + (-1.0 if odd else 1.0) * v[others, k]) / 2
-                y = y if odd else y - y[0]
-                scale = float(np.sqrt(np.mean(y**2))) or 1.0
-                halves.append((HalfGame(signs, y / scale, odd), scale))
-            for s in range(1, self.order + 1):
+            inside, outside = v[rows, k], v[others, k]
+            even = (inside + outside) / 2
+            parts = halves(signs, (inside - outside) / 2, even - even[0])
+            for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
                 nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
                 table = coalition_weights(self.index, self.order, s, n)
-                for half, scale in halves:
-                    mean, std = half.functional(nodes, weights, table, subsets(n, s))
-                    means[s - 1][:, k] += scale * mean
-                    stds[s - 1][:, k] = np.hypot(stds[s - 1][:, k], scale * std)
+                for half in parts:
+                    found, error = half.functional(nodes, weights, table, subsets(n, s))
+                    mean[:, k] += found
+                    std[:, k] = np.hypot(std[:, k], error)
         if n_pairs < 4:
             stds = [np.full_like(s, np.inf) for s in stds]
         if self.index in EFFICIENT or self.index == "SII":

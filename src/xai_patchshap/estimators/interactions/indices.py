@@ -52,6 +52,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 INDICES = ("SV", "BV", "SII", "BII", "k-SII", "STII", "FSII", "FBII")
+_DEGREE = 64
 # Those whose values of all orders add up to v(N) - v(empty).
 EFFICIENT = ("SV", "k-SII", "STII", "FSII")
 
@@ -163,9 +164,12 @@ def diagonal_quadrature(index: str, order: int, s: int, n_players: int) -> tuple
     index is a linear functional L of this polynomial with :math:`L(x^u) = w_s(s+u)`. It is
     applied exactly: L of the shifted Legendre polynomials in whole numbers, the expansion in
     them by Gauss-Legendre.
+
+    Polynomials of degree above 64, of more than 64 players, are expanded up to that degree;
+    what is left out of a game's is far below rounding unless its order is as high.
     """
     weights = moebius_weights(index, order, s, n_players)
-    degree = n_players - s
+    degree = min(n_players - s, _DEGREE)
     moments = np.array([float(_of_legendre(weights, j)) for j in range(degree + 1)])
     highest = int(np.flatnonzero(moments)[-1]) if moments.any() else 0
     t, gauss = np.polynomial.legendre.leggauss((degree + highest) // 2 + 1)

@@ -50,6 +50,17 @@ _RANK_TOLERANCE = 1e-6
 _SPARE = 3  # pairs below which nothing is estimated
 
 
+def check_regression(index: str, order: int) -> None:
+    """Raise unless the index can be estimated by regression."""
+    if index not in REGRESSION_INDICES or order > 3:
+        raise bad(
+            "index",
+            f"{index!r} of order {order}",
+            f"one of {REGRESSION_INDICES} of order 1 to 3 for regression",
+            "estimator='gaussian-process' takes every index.",
+        )
+
+
 class RegressionInteractions:
     """FSII and FBII by constrained regression, SII and k-SII by KernelSHAP-IQ.
 
@@ -90,14 +101,8 @@ class RegressionInteractions:
         seed: int | None = 0,
         sampling: str = "modified_l2",
     ) -> None:
+        check_regression(index, order)
         check_index(index, order, n_players)
-        if index not in REGRESSION_INDICES or order > 3:
-            raise bad(
-                "index",
-                f"{index!r} of order {order}",
-                f"one of {REGRESSION_INDICES} of order 1 to 3 for regression",
-                "estimator='gaussian-process' takes every index.",
-            )
         self.index, self.order = index, order
         self.coalitions, self._sampler, self._strata = paired_coalitions(
             n_players, budget, seed, sampling
@@ -231,7 +236,8 @@ class _Problem:
     def _root(self, mass: Floats) -> Floats:
         """Square roots of the pairs' weights, whose mean is 1."""
         weight, _ = self.sampler.weights(self.strata, mass)
-        return np.asarray(np.sqrt(weight / max(weight.mean(), np.finfo(float).tiny))[:, None])
+        mean = weight.mean() if len(weight) else 1.0
+        return np.asarray(np.sqrt(weight / max(mean, np.finfo(float).tiny))[:, None])
 
     def _products(self, s: int) -> Floats:
         """Products of the signs of each subset, (m, C(n, s))."""

@@ -1,0 +1,319 @@
+"""``shap.Explainer(model, masker, algorithm=...)`` with the explainers of this package.
+
+shap has no registry: its ``Explainer`` chooses from a list of its own. There are three ways
+around this. :class:`Explainer` is the same call with a longer list; :func:`register` makes
+``shap.Explainer`` itself use it, until :func:`unregister`; and a :class:`PatchMasker` with a
+``clustering`` needs neither: shap takes it to its Partition explainer by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import shap
+from shap.utils._exceptions import InvalidAlgorithmError
+
+from .amortized import ShapleyViT
+from .errors import PatchShapError, bad
+from .explainers import (
+    InteractionShap,
+    OwenBPT,
+    PatchExplainer,
+    PatchKernelShap,
+    ViTShapleyAmortized,
+)
+from .masking import PatchMasker
+
+__all__ = ["Explainer", "register", "unregister"]
+
+_OURS: dict[str, type[PatchExplainer]] = {
+    "patch_kernel": PatchKernelShap,
+    "owen_bpt": OwenBPT,
+    "interaction": InteractionShap,
+    "vit_shapley": ViTShapleyAmortized,
+}
+# For the message alone: what shap knows is shap's to say.
+_SHAPS = ("permutation", "partition", "exact", "tree", "linear", "additive", "deep")
+# Stands for "not given": None is a seed, and shap's default is not ours.
+_UNSET: Any = object()
+
+
+class UnknownAlgorithmError(PatchShapError, InvalidAlgorithmError):
+    """An algorithm that neither shap nor this package has; shap's users catch it as shap's."""
+
+
+class Explainer(shap.Explainer):
+    """``shap.Explainer`` that knows the explainers of this package too.
+
+    Takes what ``shap.Explainer`` takes, in the same order, and gives the explainer that
+    ``algorithm`` names: one of this package, or one of shap's, built by shap from the same
+    arguments. ``"auto"`` gives
+
+    - :class:`ViTShapleyAmortized` for a :class:`ShapleyViT` or the path of its checkpoint
+      (``*.safetensors``), whatever the masker;
+    - :class:`PatchKernelShap` for any other model with a :class:`PatchMasker`;
+    - what ``shap.Explainer`` gives in all other cases, among them a ``PatchMasker`` with a
+      ``clustering``, for which this is ``shap.PartitionExplainer``. Owen values over the
+      package's own trees, refined where the model reacts, are ``algorithm="owen_bpt"``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, callable, or what the chosen explainer explains
+        As the chosen explainer takes it: of shap's own, those that work with any model call
+        it with numpy arrays, a ``torch.nn.Module`` too.
+    masker : PatchMasker, background, shap masker or data, optional
+        As the chosen explainer takes it.
+    link : callable
+        shap's link function.
+    algorithm : str
+        ``"auto"``; ``"patch_kernel"``, ``"owen_bpt"``, ``"interaction"``, ``"vit_shapley"``, also
+        as the command line spells them (``"owen-bpt"``, ``"interaction-shap"``); or one of
+        shap's.
+    output_names : list of str, optional
+        One name for each output.
+    feature_names : list of str, optional
+        Names of the players or features.
+    linearize_link : bool
+        For shap's explainers.
+    seed : int or None, optional
+        Where it is not given, the chosen explainer's own default: 0 in this package, None in
+        shap, which with None draws anew every time.
+    **options
+        Options of the chosen explainer, such as ``n_trees=`` of :class:`OwenBPT`.
+
+    Raises
+    ------
+    PatchShapError
+        For an algorithm that does not exist (it is then shap's ``InvalidAlgorithmError`` too),
+        an option that the chosen explainer of this package does not have, or an argument that
+        does not fit.
+
+    Notes
+    -----
+    The result is an instance of the chosen class, and so of ``shap.Explainer``, but not of this
+    one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xai_patchshap import PatchMasker
+    >>> from xai_patchshap.dispatch import Explainer
+    >>> def model(images):  # (N, 8, 8, 3) to (N, 2)
+    ...     return np.stack([images[:, :4].sum((1, 2, 3)), images[:, 4:].max((1, 2, 3))], axis=1)
+    >>> images = np.ones((1, 8, 8, 3))
+    >>> explainer = Explainer(model, PatchMasker(players=(2, 2)))
+    >>> type(explainer).__name__
+    'PatchKernelShap'
+    >>> explainer(images, silent=True).values.shape
+    (1, 8, 8, 3, 2)
+    >>> type(Explainer(model, PatchMasker(), algorithm="owen_bpt", n_trees=1)).__name__
+    'OwenBPT'
+    >>> type(Explainer(model, PatchMasker(players=4, clustering="bpt"))).__name__
+    'PartitionExplainer'
+    >>> type(Explainer(lambda x: x.sum(axis=1), np.zeros((5, 3)))).__name__
+    'ExactExplainer'
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        masker: Any = None,
+        link: Callable[..., Any] = shap.links.identity,
+        algorithm: str = "auto",
+        output_names: list[str] | None = None,
+        feature_names: list[str] | list[list[str]] | None = None,
+        linearize_link: bool = True,
+        seed: int | None = _UNSET,
+        **options: Any,
+    ) -> None:
+        given = {
+            "model": model,
+            "masker": masker,
+            "link": link,
+            "algorithm": algorithm,
+            "output_names": output_names,
+            "feature_names": feature_names,
+            "linearize_link": linearize_link,
+            **({} if seed is _UNSET else {"seed": seed}),
+            **options,
+        }
+        if type(self) is not Explainer:
+            super().__init__(**given)  # a subclass is what it is, as with shap's
+            return
+        if not _dispatch(self, given):
+            self.__class__ = shap.Explainer
+            with _listing_ours():
+                shap.Explainer.__init__(self, **given)
+
+    @classmethod
+    def load(cls, in_file: Any, *args: Any, **kwargs: Any) -> Any:
+        """Read an explainer, as ``shap.Explainer.load``. Only open files that you trust: pickle."""
+        if cls is Explainer:
+            return shap.Explainer.load(in_file, *args, **kwargs)
+        return super().load(in_file, *args, **kwargs)
+
+
+_SIGNATURE = inspect.signature(Explainer.__init__)
+_SHARED = [name for name in _SIGNATURE.parameters if name not in ("self", "seed", "options")]
+
+
+def _choose(given: Mapping[str, Any]) -> type[PatchExplainer] | None:
+    """Our class for the arguments of a call; None where the choice is shap's."""
+    algorithm, model = given.get("algorithm", "auto"), given.get("model")
+    if not isinstance(algorithm, str):
+        return None
+    if algorithm != "auto":
+        # The command line says owen-bpt, patch-kernel-shap.
+        return _OURS.get(algorithm.replace("-", "_").removesuffix("_shap"))
+    checkpoint = isinstance(model, str | Path) and Path(model).suffix == ".safetensors"
+    if checkpoint or isinstance(model, ShapleyViT):
+        return ViTShapleyAmortized
+    masker = given.get("masker")
+    if isinstance(masker, PatchMasker) and not hasattr(masker, "clustering"):
+        return PatchKernelShap
+    return None
+
+
+def _options(kind: type[PatchExplainer]) -> list[str]:
+    """Arguments of one of our classes that go by no name of ``shap.Explainer``, and the seed."""
+    return [name for name in inspect.signature(kind).parameters if name not in _SHARED]
+
+
+def _check_options(kind: type[PatchExplainer] | None, given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name in _SHARED or name == "seed":
+            continue
+        owners = [spelled for spelled, owner in _OURS.items() if name in _options(owner)]
+        mend = f"It is one of algorithm={' and '.join(map(repr, owners))}."
+        if kind is not None and name not in _options(kind):
+            if not owners:
+                mend = "max_evals, batch_size, outputs and silent go into the explainer's calls."
+            raise bad(f"option of {kind.__name__}", name, f"one of {_options(kind)}", mend)
+        if kind is None and owners and isinstance(given.get("masker"), PatchMasker):
+            # shap would ignore it.
+            raise bad("option", name, "one of shap's explainer, which was chosen here", mend)
+
+
+def _dispatch(explainer: Any, given: Mapping[str, Any]) -> bool:
+    """Turn a new object into an explainer of ours if it is to be one, as shap does with its own."""
+    kind = _choose(given)
+    _check_options(kind, given)
+    if kind is None:
+        return False
+    explainer.__class__ = kind
+    explainer.__init__(**{name: given[name] for name in given if name != "algorithm"})
+    return True
+
+
+@contextmanager
+def _listing_ours() -> Iterator[None]:
+    """Let shap's error about an unknown algorithm name those of this package too."""
+    try:
+        yield
+    except PatchShapError:
+        raise
+    except InvalidAlgorithmError as error:
+        raise UnknownAlgorithmError(
+            f"algorithm: {str(error).rstrip('!')}; expected 'auto', one of xai_patchshap's "
+            f"{tuple(_OURS)}, or one of shap's {_SHAPS}."
+        ) from None
+
+
+# What shap.Explainer.__init__ was replaced by; None where nothing is registered.
+_installed: Callable[..., None] | None = None
+
+
+class _Registration(ExitStack):
+    """Undoes, at the end of a ``with`` block, what one call of :func:`register` did."""
+
+    def __repr__(self) -> str:
+        return "<shap.Explainer dispatches to xai_patchshap; see unregister()>"
+
+
+def register() -> _Registration:
+    """Make ``shap.Explainer`` choose as :class:`Explainer` does, until :func:`unregister`.
+
+    Only ``shap.Explainer`` called by its own name is concerned. Its subclasses, shap's or
+    anyone's, stay as they are; so does what ``shap.Explainer`` makes of maskers other than
+    :class:`PatchMasker` and of algorithms other than this package's. Explainers that were made
+    meanwhile stay what they are afterwards, and files of them can be read either way. Importing
+    the package never does this.
+
+    Returns
+    -------
+    context manager
+        At the end of a ``with`` block, what this very call did is undone: nothing if
+        ``shap.Explainer`` had been registered before. To be ignored otherwise.
+
+    See Also
+    --------
+    Explainer : The same without any change to shap.
+
+    Examples
+    --------
+    >>> import shap
+    >>> from xai_patchshap import PatchMasker
+    >>> from xai_patchshap.dispatch import register, unregister
+    >>> def model(images):
+    ...     return images.mean(axis=(1, 2, 3))
+    >>> with register():
+    ...     explainer = shap.Explainer(model, PatchMasker(), algorithm="owen_bpt")
+    >>> type(explainer).__name__
+    'OwenBPT'
+
+    For good, or until one is done:
+
+    >>> register()
+    <shap.Explainer dispatches to xai_patchshap; see unregister()>
+    >>> type(shap.Explainer(model, PatchMasker())).__name__
+    'PatchKernelShap'
+    >>> unregister()
+    >>> type(shap.Explainer(model, PatchMasker())).__name__
+    'PermutationExplainer'
+    """
+    global _installed
+    registration = _Registration()
+    if _installed is not None:
+        return registration
+    original = shap.Explainer.__init__
+
+    @wraps(original)
+    def dispatching(self: Any, *args: Any, **kwargs: Any) -> None:
+        if type(self) is not shap.Explainer or _installed is not dispatching:
+            original(self, *args, **kwargs)
+            return
+        try:
+            given = dict(_SIGNATURE.bind(self, *args, **kwargs).arguments)
+        except TypeError:
+            given = {"self": self, "algorithm": None}  # for shap's own constructor to refuse
+        given |= given.pop("options", {})
+        del given["self"]
+        if not _dispatch(self, given):
+            with _listing_ours():
+                original(self, *args, **kwargs)
+
+    # shap's load asks getfullargspec, which does not look behind wrappers.
+    dispatching.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    shap.Explainer.__init__ = _installed = dispatching
+    registration.callback(unregister)
+    return registration
+
+
+def unregister() -> None:
+    """Give ``shap.Explainer`` back what :func:`register` replaced; without it, do nothing.
+
+    Examples
+    --------
+    >>> from xai_patchshap.dispatch import unregister
+    >>> unregister()
+    """
+    global _installed
+    # Where someone has wrapped it again since, ours stays inside, and only passes calls on.
+    if _installed is not None and shap.Explainer.__init__ is _installed:
+        shap.Explainer.__init__ = _installed.__wrapped__  # type: ignore[attr-defined]
+    _installed = None
