@@ -31,6 +31,7 @@ ORDER = [
     "amortized",
     "samples",
     "explainers",
+    "dispatch",
     "metrics",
     "baselines",
     "quality",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .dispatch import Explainer, register, unregister
 from .errors import PatchShapError
 from .estimators import Interactions
 from .explainers import (
@@ -19,6 +20,7 @@ from .tokens import TokenDropping
 __version__ = "0.1.0"
 
 __all__ = [
+    "Explainer",
     "InteractionShap",
     "Interactions",
     "OwenBPT",
@@ -33,4 +35,6 @@ __all__ = [
     "__version__",
     "grid_players",
     "mask_players",
+    "register",
+    "unregister",
 ]

@@ -40,7 +40,7 @@ _OURS: dict[str, type[PatchExplainer]] = {
 # For the message alone: what shap knows is shap's to say.
 _SHAPS = ("permutation", "partition", "exact", "tree", "linear", "additive", "deep")
 # Stands for "not given": None is a seed, and shap's default is not ours.
-_UNSET: Any = object()
+_UNSET: Any = ...
 
 
 class UnknownAlgorithmError(PatchShapError, InvalidAlgorithmError):
@@ -52,37 +52,34 @@ class Explainer(shap.Explainer):
 
     Takes what ``shap.Explainer`` takes, in the same order, and gives the explainer that
     ``algorithm`` names: one of this package, or one of shap's, built by shap from the same
-    arguments. ``"auto"`` gives
+    arguments. It is an instance of its own class and of ``shap.Explainer``, not of this one.
+    ``"auto"`` gives
 
     - :class:`ViTShapleyAmortized` for a :class:`ShapleyViT` or the path of its checkpoint
       (``*.safetensors``), whatever the masker;
-    - :class:`PatchKernelShap` for any other model with a :class:`PatchMasker`;
-    - what ``shap.Explainer`` gives in all other cases, among them a ``PatchMasker`` with a
-      ``clustering``, for which this is ``shap.PartitionExplainer``. Owen values over the
-      package's own trees, refined where the model reacts, are ``algorithm="owen_bpt"``.
+    - :class:`PatchKernelShap` for other models with a :class:`PatchMasker` without
+      ``clustering``;
+    - what ``shap.Explainer`` gives in all other cases. For a ``PatchMasker`` with a ``clustering``
+      this is ``shap.PartitionExplainer``: ``algorithm="owen_bpt"`` grows trees of its own.
 
     Parameters
     ----------
-    model : torch.nn.Module, callable, or what the chosen explainer explains
-        As the chosen explainer takes it: of shap's own, those that work with any model call
-        it with numpy arrays, a ``torch.nn.Module`` too.
-    masker : PatchMasker, background, shap masker or data, optional
-        As the chosen explainer takes it.
+    model, masker
+        As the chosen explainer takes them. This package's take a ``torch.nn.Module`` or a
+        function of image batches, (N, C, H, W) or (N, H, W, C); shap's Partition explainer
+        calls any model with numpy arrays.
     link : callable
         shap's link function.
     algorithm : str
         ``"auto"``; ``"patch_kernel"``, ``"owen_bpt"``, ``"interaction"``, ``"vit_shapley"``, also
         as the command line spells them (``"owen-bpt"``, ``"interaction-shap"``); or one of
         shap's.
-    output_names : list of str, optional
-        One name for each output.
-    feature_names : list of str, optional
-        Names of the players or features.
+    output_names, feature_names : list of str, optional
+        Names of the outputs, and of the players or features.
     linearize_link : bool
         For shap's explainers.
-    seed : int or None, optional
-        Where it is not given, the chosen explainer's own default: 0 in this package, None in
-        shap, which with None draws anew every time.
+    seed : int or None
+        By default 0 for explainers of this package, None for shap's: anew every time.
     **options
         Options of the chosen explainer, such as ``n_trees=`` of :class:`OwenBPT`.
 
@@ -90,13 +87,7 @@ class Explainer(shap.Explainer):
     ------
     PatchShapError
         For an algorithm that does not exist (it is then shap's ``InvalidAlgorithmError`` too),
-        an option that the chosen explainer of this package does not have, or an argument that
-        does not fit.
-
-    Notes
-    -----
-    The result is an instance of the chosen class, and so of ``shap.Explainer``, but not of this
-    one.
+        an option that the chosen explainer does not have, or an argument that does not fit.
 
     Examples
     --------
@@ -115,8 +106,6 @@ class Explainer(shap.Explainer):
     'OwenBPT'
     >>> type(Explainer(model, PatchMasker(players=4, clustering="bpt"))).__name__
     'PartitionExplainer'
-    >>> type(Explainer(lambda x: x.sum(axis=1), np.zeros((5, 3)))).__name__
-    'ExactExplainer'
     """
 
     def __init__(
@@ -153,9 +142,7 @@ class Explainer(shap.Explainer):
     @classmethod
     def load(cls, in_file: Any, *args: Any, **kwargs: Any) -> Any:
         """Read an explainer, as ``shap.Explainer.load``. Only open files that you trust: pickle."""
-        if cls is Explainer:
-            return shap.Explainer.load(in_file, *args, **kwargs)
-        return super().load(in_file, *args, **kwargs)
+        return shap.Explainer.load(in_file, *args, **kwargs)
 
 
 _SIGNATURE = inspect.signature(Explainer.__init__)
@@ -238,27 +225,20 @@ class _Registration(ExitStack):
 def register() -> _Registration:
     """Make ``shap.Explainer`` choose as :class:`Explainer` does, until :func:`unregister`.
 
-    Only ``shap.Explainer`` called by its own name is concerned. Its subclasses, shap's or
-    anyone's, stay as they are; so does what ``shap.Explainer`` makes of maskers other than
-    :class:`PatchMasker` and of algorithms other than this package's. Explainers that were made
-    meanwhile stay what they are afterwards, and files of them can be read either way. Importing
-    the package never does this.
+    Subclasses of ``shap.Explainer``, shap's or anyone's, stay as they are, and so does what it
+    makes of other models, maskers and algorithms. Explainers made meanwhile stay what they are
+    afterwards. Importing the package does not do this.
 
     Returns
     -------
     context manager
-        At the end of a ``with`` block, what this very call did is undone: nothing if
-        ``shap.Explainer`` had been registered before. To be ignored otherwise.
-
-    See Also
-    --------
-    Explainer : The same without any change to shap.
+        That undoes this very call: nothing if there had been an earlier one.
 
     Examples
     --------
     >>> import shap
     >>> from xai_patchshap import PatchMasker
-    >>> from xai_patchshap.dispatch import register, unregister
+    >>> from xai_patchshap.dispatch import register
     >>> def model(images):
     ...     return images.mean(axis=(1, 2, 3))
     >>> with register():
@@ -266,13 +246,6 @@ def register() -> _Registration:
     >>> type(explainer).__name__
     'OwenBPT'
 
-    For good, or until one is done:
-
-    >>> register()
-    <shap.Explainer dispatches to xai_patchshap; see unregister()>
-    >>> type(shap.Explainer(model, PatchMasker())).__name__
-    'PatchKernelShap'
-    >>> unregister()
     >>> type(shap.Explainer(model, PatchMasker())).__name__
     'PermutationExplainer'
     """
@@ -309,7 +282,13 @@ def unregister() -> None:
 
     Examples
     --------
-    >>> from xai_patchshap.dispatch import unregister
+    >>> import shap
+    >>> from xai_patchshap import PatchMasker
+    >>> from xai_patchshap.dispatch import register, unregister
+    >>> register()
+    <shap.Explainer dispatches to xai_patchshap; see unregister()>
+    >>> type(shap.Explainer(lambda x: x.sum((1, 2, 3)), PatchMasker())).__name__
+    'PatchKernelShap'
     >>> unregister()
     """
     global _installed
