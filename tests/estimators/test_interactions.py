@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from fractions import Fraction
 from itertools import chain, combinations
@@ -401,6 +400,15 @@ def test_the_quadrature_has_the_moments_of_the_index(n):
             np.testing.assert_allclose(nodes + nodes[::-1], 1, atol=1e-13)
 
 
+def test_the_quadrature_of_many_players_has_the_moments_up_to_a_high_degree():
+    n = 100
+    for index, order, s in (("SII", 2, 2), ("k-SII", 2, 1), ("STII", 2, 1), ("FBII", 3, 2)):
+        nodes, weights = diagonal_quadrature(index, order, s, n)
+        moments = [float(x) for x in moebius_weights(index, order, s, n)[:65]]
+        found = weights @ nodes[:, None] ** np.arange(65)
+        np.testing.assert_allclose(found, moments, rtol=0, atol=1e-9, err_msg=index)
+
+
 # ----- the exact estimator ------------------------------------------------------------------
 
 
@@ -634,8 +642,6 @@ def test_refuses_files_that_are_cut_short(tmp_path, found, length):
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(PatchShapError, match=REFUSED):
         Interactions.load(file)
-    gc.collect()  # an unclosed file would say so
-    file.unlink()
 
 
 def test_refuses_files_that_are_damaged_or_something_else(tmp_path, found):

@@ -527,7 +527,7 @@ REFUSED = [
     ({"order": 3, "masker": PatchMasker((1, 2))}, {}, "order: got 3; expected at most 2, the num"),
     ({"masker": PatchMasker(1)}, {}, MANY),
     ({"index": "STII", "estimator": "regression"}, {}, LACKS),
-    ({"order": 4, "estimator": "regression"}, {}, r"'SII' of order 4; .* order 1 to 3"),
+    ({"order": 4, "estimator": "regression"}, {}, r"'SII' of order 4; .* up to order 2"),
 ]
 
 

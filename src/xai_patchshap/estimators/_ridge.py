@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["averaged_ridge"]
+__all__ = ["SIGNAL_TO_NOISE", "averaged_ridge"]
 
 Floats = NDArray[np.float64]
 
 # Signal-to-noise ratios that are averaged over.
-_SIGNAL_TO_NOISE = np.logspace(-3.0, 3.0, 41)
+SIGNAL_TO_NOISE = np.logspace(-3.0, 3.0, 41)
 
 
 def averaged_ridge(
-    left: Floats, singular: Floats, right: Floats, y: Floats, prior: Floats
+    left: Floats,
+    singular: Floats,
+    right: Floats,
+    y: Floats,
+    prior: Floats,
+    signal_to_noise: Floats = SIGNAL_TO_NOISE,
 ) -> tuple[Floats, Floats]:
     """Posterior mean and deviation, each (f, K), of linear functions of the coefficients.
 
@@ -31,11 +36,13 @@ def averaged_ridge(
     y : ndarray (m, K)
     prior : ndarray (f,)
         Variance of these functions for b ~ N(0, I).
+    signal_to_noise : ndarray (e,)
+        Ratios that are averaged over.
     """
     m = len(y)
     projected = left.T @ y
     unexplained = np.maximum((y**2).sum(axis=0) - (projected**2).sum(axis=0), 0.0)
-    etas = _SIGNAL_TO_NOISE / np.mean(singular**2)
+    etas = signal_to_noise / np.mean(singular**2)
     spread = 1.0 + etas[:, None] * singular**2
     noise = unexplained + np.einsum("er,rk->ek", 1.0 / spread, projected**2)
     noise = np.maximum(noise, np.finfo(float).tiny) / m

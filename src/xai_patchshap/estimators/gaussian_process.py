@@ -85,7 +85,8 @@ def halves(signs: Floats, odd: Floats, even: Floats) -> tuple[HalfGame, HalfGame
             theta,
             jac=True,
             method="L-BFGS-B",
-            bounds=[(-9.0, 1.5)] * n + [(-9.0, 9.0), (-16.0, 3.0), (-16.0, 3.0)],
+            # Strengths far below the start would leave the even half nothing but its constant.
+            bounds=[(np.log(2.0 / n) - 3.5, 1.5)] * n + [(-9.0, 9.0), (-16.0, 3.0), (-16.0, 3.0)],
             options={"maxiter": _ITERATIONS},
         ).x
     return (

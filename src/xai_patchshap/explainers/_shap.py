@@ -41,10 +41,14 @@ class Images:
 
 @dataclass(frozen=True)
 class Ranked:
-    """DeepExplainer's choice of outputs: the first ``n`` of each example by some order."""
+    """DeepExplainer's choice of outputs: the first ``n`` of each example by some order.
+
+    ``if_any``: a model with a single output has nothing to choose from, and that is all right.
+    """
 
     n: int
     order: str
+    if_any: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ def choose_outputs(
     if outputs is None:
         return None
     if is_scalar:
+        if isinstance(outputs, Ranked) and outputs.if_any:
+            return None
         raise bad("outputs", repr(outputs), "None for a model with a single output per example")
     if isinstance(outputs, Ranked):
         key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)

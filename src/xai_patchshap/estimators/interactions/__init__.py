@@ -53,10 +53,11 @@ def interaction_estimator(
     if estimator != "auto" and estimator not in INTERACTION_ESTIMATORS:
         raise bad("estimator", repr(estimator), f"'auto' or one of {INTERACTION_ESTIMATORS}")
     check_index(index, order, n_players)
-    if comb(n_players, order) > _MOST:
+    most, at = max((comb(n_players, s), s) for s in range(1, order + 1))
+    if most > _MOST:
         raise bad(
             "players",
-            f"{n_players}, with {comb(n_players, order):,} interactions of order {order}",
+            f"{n_players}, with {most:,} interactions of order {at}",
             f"at most {_MOST:,} interactions",
             "Choose fewer players, as with PatchMasker(players=(7, 7)), or a lower order.",
         )

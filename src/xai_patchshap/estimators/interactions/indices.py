@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 from math import comb
 
 import numpy as np
@@ -138,20 +139,19 @@ def coalition_weights(index: str, order: int, s: int, n_players: int) -> Floats:
 
     The Moebius transform put into the definition: with :math:`u = |S \cup C| = s + c - j`,
 
-    .. math:: g = \sum_{r=0}^{n-u} \binom{n-u}{r}\, w_s(u+r)\, (-1)^{u+r-c}.
+    .. math:: g = (-1)^{s-j} \sum_{r=0}^{n-u} (-1)^r \binom{n-u}{r}\, w_s(u+r),
 
-    The sum alternates; it is taken in whole numbers.
+    a finite difference of the weights, which is taken in whole numbers.
     """
-    weights = moebius_weights(index, order, s, n_players)
+    differences = moebius_weights(index, order, s, n_players)
+    of_union = {n_players: differences[-1]}
+    for u in range(n_players - 1, s - 1, -1):
+        differences = [a - b for a, b in pairwise(differences)]
+        of_union[u] = differences[-1]
     table = np.zeros((s + 1, n_players + 1))
     for j in range(s + 1):
         for c in range(j, n_players - s + j + 1):
-            union = s + c - j
-            terms = (
-                comb(n_players - union, r) * weights[union - s + r] * (-1) ** (union + r - c)
-                for r in range(n_players - union + 1)
-            )
-            table[j, c] = float(sum(terms, Fraction(0)))
+            table[j, c] = (-1) ** (s - j) * float(of_union[s + c - j])
     return table
 
 

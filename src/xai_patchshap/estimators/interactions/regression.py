@@ -47,17 +47,19 @@ _BASE = {"SV": "FSII", "BV": "FBII", "k-SII": "SII"}
 # Weight of the sizes that KernelSHAP-IQ's kernel makes infinitely heavy, over all others.
 _HEAVY = 1e3
 _RANK_TOLERANCE = 1e-6
+# Heavy rows set the scale that ratios refer to: the light ones may be far below it.
+_RATIOS = np.logspace(-3.0, 7.0, 61)
 _SPARE = 3  # pairs below which nothing is estimated
 
 
 def check_regression(index: str, order: int) -> None:
     """Raise unless the index can be estimated by regression."""
-    if index not in REGRESSION_INDICES or order > 3:
+    if index not in REGRESSION_INDICES or order > (3 if index in ("FSII", "FBII") else 2):
         raise bad(
             "index",
             f"{index!r} of order {order}",
-            f"one of {REGRESSION_INDICES} of order 1 to 3 for regression",
-            "estimator='gaussian-process' takes every index.",
+            "SII and k-SII up to order 2, FSII and FBII up to order 3 for regression",
+            "estimator='gaussian-process' takes every index and order.",
         )
 
 
@@ -73,7 +75,7 @@ class RegressionInteractions:
     ----------
     n_players, budget, index, order, seed, sampling
         As in :class:`GaussianProcessInteractions`; ``index`` is one of SV, BV, SII, k-SII,
-        FSII, FBII, with orders up to 3.
+        FSII, FBII; SII and k-SII up to order 2, FSII and FBII up to 3.
 
     Attributes
     ----------
@@ -101,8 +103,8 @@ class RegressionInteractions:
         seed: int | None = 0,
         sampling: str = "modified_l2",
     ) -> None:
-        check_regression(index, order)
         check_index(index, order, n_players)
+        check_regression(index, order)
         self.index, self.order = index, order
         self.coalitions, self._sampler, self._strata = paired_coalitions(
             n_players, budget, seed, sampling
@@ -160,20 +162,25 @@ class _Problem:
             orders = [s for s in range(1, order + 1) if s % 2 == parity]
             if not orders:
                 continue
-            features = np.concatenate([self._products(s) for s in orders], axis=1)
+            # Prior variances: every order as a whole has the same.
+            scale = np.concatenate(
+                [np.full(len(subsets(self.n, s)), (self.n / len(subsets(self.n, s))) ** 0.5)
+                 for s in orders]
+            )  # fmt: skip
+            features = np.concatenate([self._products(s) for s in orders], axis=1) * scale
             centre = np.zeros((features.shape[1], odd.shape[1]))
             normal = None
             if parity:
                 if index == "FSII":
                     # On the constraint: the sum of all coefficients is that of the full one.
                     centre[: self.n] = gap / self.n
-                    normal = np.full(features.shape[1], features.shape[1] ** -0.5)
+                    normal = scale / np.linalg.norm(scale)
             elif index == "FSII":
-                features = features - 1.0  # the full coalition's row is zero
+                features = features - scale  # the full coalition's row is zero
             else:
                 share = root**2 / (root**2).sum()
                 features, y = features - share.T @ features, y - share.T @ y
-            maps = [self._to_moebius(s, orders) for s in range(1, order + 1)]
+            maps = [self._to_moebius(s, orders) * scale for s in range(1, order + 1)]
             for s, (mean, std) in enumerate(
                 self._fit(features, y - features @ centre, root, maps, normal), start=1
             ):
@@ -230,7 +237,7 @@ class _Problem:
             prior = np.asarray(m.power(2).sum(axis=1)).ravel()
             if normal is not None:
                 prior = prior - np.square(m @ normal)
-            fits.append(averaged_ridge(left, singular, m @ v, root * y, prior))
+            fits.append(averaged_ridge(left, singular, m @ v, root * y, prior, _RATIOS))
         return fits
 
     def _root(self, mass: Floats) -> Floats:

@@ -108,8 +108,9 @@ class Interactions:
 
     def __getitem__(self, players: Any) -> Floats:
         """Interaction (n_outputs,) of one or several players, by their numbers."""
-        chosen = (players,) if isinstance(players, int | np.integer) else tuple(players)
-        wanted = tuple(sorted(int(p) for p in chosen))
+        chosen = tuple(players) if isinstance(players, Sequence | np.ndarray) else (players,)
+        whole = all(isinstance(p, int | np.integer) for p in chosen)
+        wanted = tuple(sorted(int(p) for p in chosen)) if whole else ()
         distinct = len(set(wanted)) == len(wanted) <= self.order
         if not distinct or not wanted or wanted[0] < 0 or wanted[-1] >= self.n_players:
             raise bad(
@@ -192,7 +193,7 @@ class Interactions:
     def load(cls, file: str | Path) -> Interactions:
         """Read what :meth:`save` wrote."""
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 orders = range(1, sum(name.startswith("values_") for name in stored.files) + 1)
                 loaded = cls(
                     str(stored["index"]),
@@ -211,6 +212,11 @@ class Interactions:
                 "file", f"'{file}'", "an .npz file that Interactions.save wrote", f"({error})"
             ) from error
         check_index(loaded.index, loaded.order, loaded.n_players)
+        k = loaded.n_outputs
+        for s in range(1, loaded.order + 1):
+            for table in (loaded.values[s - 1], loaded.error_std[s - 1]):
+                if table.shape != (comb(loaded.n_players, s), k):
+                    raise bad("file", f"values of shape {table.shape}", "one for each interaction")
         return loaded
 
     def to_shapiq(self, output: int = 0) -> Any:
