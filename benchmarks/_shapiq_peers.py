@@ -12,7 +12,7 @@ import json
 import platform
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ PEERS = {
     "ProxySHAP, adjusted, 5 folds": Peer(
         "ProxySHAP", "newer", BOTH, {"adjustment": True, "k_folds": 5}
     ),
-    "ProxySHAP, grid search": Peer("ProxySHAP", "newer", BOTH, {"hpo": True}, slow=True),
+    "ProxySHAP, grid search": Peer("ProxySHAP", "newer", BOTH, {"hpo": True}),
     "ProxySHAP, LightGBM": Peer("ProxySHAP", "newer", BOTH, {"proxy_model": "lightgbm"}),
     "ProxySHAP, linear": Peer("ProxySHAP", "newer", BOTH, {"proxy_model": "linear"}),
     "ProxySHAP, linear, adjusted": Peer(
@@ -208,10 +208,7 @@ def describe() -> Row:
         for index, answer in row.items()
         if not answer.startswith("no") and (name, index) not in used
     ]
-    peers = {
-        name: {"kind": peer.kind, "approximator": peer.approximator, "options": peer.options}
-        for name, peer in PEERS.items()
-    }
+    peers = {name: asdict(peer) for name, peer in PEERS.items()}
     return {"versions": versions(), "supports": table, "peers": peers, "not_run": missing}
 
 

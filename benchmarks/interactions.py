@@ -30,12 +30,8 @@ from xai_patchshap import estimators
 
 HERE = Path(__file__).parent
 INDICES = ("k-SII", "FSII")
-OURS = {
-    "k-SII": ("auto", "gaussian-process", "kernel-iq"),
-    "SII": ("auto", "gaussian-process", "kernel-iq"),
-    "FSII": ("auto", "gaussian-process", "regression"),
-    "FBII": ("auto", "gaussian-process", "regression"),
-}
+TIMED = ("SII", "k-SII", "FSII", "FBII")
+OURS = ("auto", "gaussian-process", "regression")  # "auto" is the second
 ZEROS = "all zeros"
 SMALL = 10  # players up to which a game gets --small-budgets
 TOLERANCE = 1e-6  # of shapiq's ExactComputer, whose FSII puts weights of 1e8 on two rows
@@ -225,7 +221,9 @@ def check_truth(args: argparse.Namespace, games: list[Game]) -> Row:
     return {"largest_difference_over_std": worst, "games": list(checked)}
 
 
-def peer_rows(args: argparse.Namespace, game: Game, budgets: list[int]) -> list[Row]:
+def peer_rows(
+    args: argparse.Namespace, game: Game, budgets: list[int], known: dict[str, Row]
+) -> list[Row]:
     """Every run of every approximator on one game; those of an earlier start are kept."""
     args.cache.mkdir(parents=True, exist_ok=True)
     if args.cache.is_relative_to(HERE):
@@ -238,7 +236,10 @@ def peer_rows(args: argparse.Namespace, game: Game, budgets: list[int]) -> list[
     options += ["--peers", *args.peers] if args.peers is not None else []
     peers(args, "accuracy", out, *options)
     rows = [json.loads(line) for line in out.read_text().splitlines()[1:]]
-    rows = [r for r in rows if r["seed"] < args.seeds and r["budget"] in budgets]
+    seeds = {name: args.slow_seeds if peer["slow"] else args.seeds for name, peer in known.items()}
+    wanted = args.peers or list(known)
+    rows = [r for r in rows if r["estimator"] in wanted and r["budget"] in budgets]
+    rows = [r for r in rows if r["seed"] < min(args.seeds, seeds[r["estimator"]])]
     for row in rows:
         if "pairs" in row:
             row["nmse"] = game.nmse(row["index"], np.array(row.pop("pairs")))
@@ -269,11 +270,10 @@ def accuracy(args: argparse.Namespace) -> Row:
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for game in games:
         budgets = args.small_budgets if game.n <= SMALL else args.budgets
-        rows = peer_rows(args, game, budgets)
+        rows = peer_rows(args, game, budgets, described["peers"])
         plan = itertools.product(INDICES, budgets, range(args.seeds))
         for index, budget, seed in plan:
-            names = [name for name in OURS[index] if name in args.estimators]
-            rows += [ours(game, name, index, budget, seed) for name in names]
+            rows += [ours(game, name, index, budget, seed) for name in args.estimators]
         for index, budget in itertools.product(INDICES, budgets):
             zero = game.nmse(index, np.zeros_like(game.truth[index]))
             rows.append({"estimator": ZEROS, "index": index, "budget": budget, "nmse": zero})
@@ -332,7 +332,7 @@ def ratios(rows: list[Row]) -> list[Row]:
 
 def show_accuracy(result: Row) -> None:
     rows = result["summary"]
-    order = [*dict.fromkeys(itertools.chain(*OURS.values())), *result["shapiq"]["peers"], ZEROS]
+    order = [*OURS, *result["shapiq"]["peers"], ZEROS]
     for group in sorted({(r["players"], r["scale"], r["index"]) for r in rows}):
         here = [r for r in rows if (r["players"], r["scale"], r["index"]) == group]
         budgets = sorted({r["budget"] for r in here})
@@ -400,10 +400,9 @@ def our_seconds(name: str, index: str, n: int, budget: int, repeats: int) -> Row
 
 
 def our_speed(args: argparse.Namespace) -> Iterator[Row]:
-    for budget, index in itertools.product((args.budget, args.budget // 2), OURS):
-        for name in OURS[index]:
-            if name in args.estimators:
-                yield our_seconds(name, index, args.players, budget, args.repeats)
+    plan = itertools.product((args.budget, args.budget // 2), TIMED, args.estimators)
+    for budget, index, name in plan:
+        yield our_seconds(name, index, args.players, budget, args.repeats)
 
 
 def speed(args: argparse.Namespace) -> Row:
@@ -429,17 +428,19 @@ def speed(args: argparse.Namespace) -> Row:
     for row, peer in itertools.product(rows, theirs):
         same = row["index"] == peer["index"] and row["budget"] == peer["budget"]
         if row["kind"] == "ours" and same:
-            row[f"over_{peer['estimator']}"] = row["seconds"] / peer["seconds"]
+            row["over"] = peer["estimator"]
+            row["ratio"] = row["seconds"] / peer["seconds"]
+            row["cpu_ratio"] = row["cpu_seconds"] / peer["cpu_seconds"]
     return result | {"summary": rows}
 
 
 def show_speed(result: Row) -> None:
-    table = [["", "index", "budget", "seconds", "cpu seconds", "ratio to a peer"]]
+    table = [["", "index", "budget", "seconds", "cpu seconds", "ratio", "cpu ratio", "to"]]
     for row in result["summary"]:
-        over = [f"{v:.3g} x {k[5:]}" for k, v in row.items() if k.startswith("over_")]
-        times = [f"{row[k]:.3g}" for k in ("seconds", "cpu_seconds")]
+        columns = ("seconds", "cpu_seconds", "ratio", "cpu_ratio")
+        numbers = [f"{row[k]:.3g}" if k in row else "" for k in columns]
         name = row["estimator"] if row["kind"] == "ours" else f"shapiq.{row['estimator']}"
-        table.append([name, row["index"], str(row["budget"]), *times, ", ".join(over)])
+        table.append([name, row["index"], str(row["budget"]), *numbers, row.get("over", "")])
     show(table)
 
 
@@ -491,13 +492,13 @@ def show(table: list[list[str]]) -> None:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     results = HERE / "results"
-    names = list(dict.fromkeys(itertools.chain(*OURS.values())))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("accuracy", "speed"):
         sub = commands.add_parser(name)
         sub.add_argument("--peer-python", required=True, help="interpreter that has shapiq 1.8")
-        sub.add_argument("--estimators", nargs="*", default=names, choices=names, help="of ours")
+        default = ["auto", "regression"]
+        sub.add_argument("--estimators", nargs="*", default=default, choices=OURS, help="of ours")
         sub.add_argument("--out", type=Path, default=results / f"interactions_{name}.json")
     sub = commands.choices["accuracy"]
     sub.add_argument("--games", type=Path, required=True, help="folder of games*.npz")
@@ -505,7 +506,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--small-budgets", type=int, nargs="+", default=[50, 128, 256])
     sub.add_argument("--seeds", type=int, default=10, help="seeds 0, 1, ... of every estimator")
     sub.add_argument("--slow-seeds", type=int, default=2, help="of the slow peers")
-    sub.add_argument("--peers", nargs="*", help="only these; see PEERS in _shapiq_peers.py")
+    sub.add_argument("--peers", nargs="+", help="only these; see PEERS in _shapiq_peers.py")
     sub.add_argument("--cache", type=Path, default=HERE / "cache" / "interactions", help="of peers")
     sub = commands.choices["speed"]
     sub.add_argument("--players", type=int, default=49)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.named_models import DEMO_MODEL, load_model
@@ -64,6 +65,116 @@ def test_a_model_of_ones_own(tmp_path, monkeypatch):
         load_model("my_models_for_test:batch", weights="x.pt")
 
 
+def onnx_means(*shape):
+    """An ONNX model that gives the mean of each channel, of images (b, c, h, w)."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import helper
+
+    float32 = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)],
+        "means",
+        [helper.make_tensor_value_info("x", float32, shape)],
+        [helper.make_tensor_value_info("y", float32, [shape[0], shape[1]])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_onnx_models(tmp_path):
+    from xai_patchshap.onnx_models import OnnxModel
+
+    proto = onnx_means("b", 3, 20, 30)
+    data = proto.SerializeToString()
+    file = tmp_path / "means.onnx"
+    file.write_bytes(data)
+    image = Image.new("RGB", (30, 20), (51, 102, 255))
+    for model, name in [
+        (f"onnx:{file}", f"onnx:{file}"),
+        (str(file), f"onnx:{file}"),
+        (file, f"onnx:{file}"),
+        (data, "ONNX model"),
+        (bytearray(data), "ONNX model"),
+        (proto, "ONNX model"),
+        (OnnxModel(data), "OnnxModel"),
+    ]:
+        named = load_model(model, class_names=["red", "green", "blue"])
+        assert (named.name, named.size, named.channels) == (name, (20, 30), 3)
+        assert (named.class_names, named.scale) == (("red", "green", "blue"), "output")
+        scores = named.model(named.prepare(image)[None])
+        np.testing.assert_allclose(scores, [[0.2, 0.4, 1.0]], rtol=1e-5)
+    assert load_model(named) is named
+    assert load_model(onnx_means("b", 3, None, None)).size == (224, 224)
+    assert load_model(onnx_means("b", 3, None, None), size=(8, 9)).size == (8, 9)
+
+
+def test_gray_onnx_models_get_gray_images():
+    named = load_model(onnx_means("b", 1, 28, 28))
+    x = named.prepare(Image.new("RGB", (56, 40), (255, 255, 255)), zoom=2)
+    assert (named.channels, x.shape) == (1, (1, 56, 56))
+    x = named.prepare(Image.new("RGB", (56, 40), (255, 0, 0)))
+    assert float(named.model(x[None])) == pytest.approx(0.299, abs=0.003)
+
+
+def test_modules_and_functions_are_taken_as_they_are():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    named = load_model(module, size=4, class_names=("no", "yes"))
+    assert named.model is module
+    assert (named.size, named.name, named.scale) == ((4, 4), "Sequential", "output")
+    assert named.class_names == ("no", "yes")
+
+    def batch(images):
+        return images.mean((2, 3))
+
+    gray = load_model(batch, channels=1)
+    assert gray.model is batch
+    assert (gray.size, gray.channels, gray.class_names) == ((224, 224), 1, None)
+    assert gray.prepare(Image.new("RGB", (9, 9))).shape == (1, 224, 224)
+    assert load_model(batch, channels=4).prepare(Image.new("RGB", (9, 9))).shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size: got 0; expected a positive number of pixels, or"),
+        ({"size": (1, 2, 3)}, r"size: got \(1, 2, 3\); expected a positive"),
+        ({"size": 2.5}, r"size: got 2\.5; expected a positive"),
+        ({"size": 28}, r"size: got 28; expected the model's own \(20, 30\), or None"),
+        ({"channels": 2}, "channels: got 2; expected 1, 3 or 4"),
+        ({"channels": 1}, "channels: got 1; expected the model's own 3, or None"),
+        ({"class_names": ["a"]}, "class_names: got 1 of them; expected 3, one for each output"),
+        ({"weights": "x.pt"}, r"weights: got 'x\.pt'; expected none for a model of your own"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(PatchShapError, match=message):
+        load_model(onnx_means("b", 3, 20, 30), **options)
+
+
+def test_models_of_nothing_known():
+    with pytest.raises(
+        PatchShapError, match="model: got 'dict', of type dict; expected a callable"
+    ):
+        load_model({})
+    proto = onnx_means("b", 3, 20, 30)
+    del proto.graph.input[0].type.tensor_type.shape.dim[3]
+    del proto.graph.node[0].attribute[:]
+    with pytest.raises(
+        PatchShapError, match=r"model: got OnnxModel.*expected an input of images, w"
+    ):
+        load_model(proto)
+
+
+def test_photographs_have_one_three_or_four_channels():
+    from xai_patchshap.onnx_models import OnnxModel
+
+    named = load_model(OnnxModel(onnx_means("b", 5, 20, 30), layout="NCHW"))
+    with pytest.raises(
+        PatchShapError, match="a photograph for a model of 5 channels; expected 1, 3"
+    ):
+        named.prepare(Image.new("RGB", (9, 9)))
+
+
 def test_checkpoints(tmp_path):
     from safetensors.torch import save_file
 
@@ -94,6 +205,8 @@ def test_checkpoints(tmp_path):
             "torchvision:resnet81",
             "expected a classifier that torchvision has. Did you mean .*resnet18",
         ),
+        ("missing.onnx", r"ONNX model: got 'missing\.onnx'; expected a file that can be read"),
+        ("onnx:missing", "ONNX model: got 'missing'; expected a file that can be read"),
         ("timm:qqqqqq", "expected a model that timm has. Name a model as 'timm:NAME'"),
         ("no_such_module_here:f", "expected an importable module"),
     ],

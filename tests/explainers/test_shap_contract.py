@@ -1020,3 +1020,21 @@ def test_constructor_arguments_that_do_not_fit(kwargs, message):
 def test_models_whose_output_does_not_fit(model):
     with pytest.raises(PatchShapError, match="model"):
         PatchKernelShap(model)(last(photos()), silent=True)
+
+
+def test_image_plot_draws_as_many_images_as_channels_with_outputs_of_their_own():
+    # shap takes names (N, K) for (C, K) where N = C.
+    images = np.random.default_rng(0).random((3, 8, 8, 3)).astype(np.float32)
+    images[:, 0, 0, 0] = [0.9, 0.1, 0.9]
+
+    def model(x):
+        return np.stack([x.mean((1, 2, 3)), x[:, 0, 0, 0], 1 - x[:, 0, 0, 0]], axis=1)
+
+    explainer = PatchKernelShap(model, PatchMasker((2, 2)))
+    chosen = shap.Explanation.argsort.flip[:2]
+    explanation = explainer(images, outputs=chosen, error_bounds=True, silent=True)
+    assert explanation.values.shape == (3, 8, 8, 3, 2)
+    assert explanation.error_std.shape == (3, 8, 8, 3, 2)
+    assert np.asarray(explanation.output_names).shape == (3, 2)
+    shap.image_plot(explanation, show=False)
+    plt.close("all")

@@ -217,15 +217,42 @@ def element_explanation(
     """What ``explainer(x)`` returns; always channels last."""
     is_rows = result.images.data.ndim == 2
     stds = [e.error_std for e in result.estimates]
-    return shap.Explanation(
+    return named_explanation(
         spread_values(result, "NHWC"),
         result.base_values,
         result.images.data,
+        result.names,
+        spread(result, stds, "NHWC") if error_bounds else None,
         feature_names=(list(names) if names else result.images.columns) if is_rows else None,
-        output_names=result.names,
-        error_std=spread(result, stds, "NHWC") if error_bounds else None,
         compute_time=result.seconds,
     )
+
+
+def named_explanation(
+    values: NDArray[Any],
+    base: NDArray[Any] | None,
+    data: NDArray[Any],
+    names: Any,
+    error_std: NDArray[Any] | None = None,
+    **kept: Any,
+) -> shap.Explanation:
+    """An Explanation of images whose outputs may have names of their own for each image."""
+    n = len(values)
+    if not isinstance(names, np.ndarray) or names.ndim != 2 or n != data.shape[-1]:
+        return shap.Explanation(values, base, data, output_names=names, error_std=error_std, **kept)
+
+    # shap would take the axis of images for that of channels: one image more, then without it.
+    def longer(array: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if array is None else np.concatenate([array, array[:1]])
+
+    return shap.Explanation(
+        longer(values),
+        longer(base),
+        longer(data),
+        output_names=longer(names),
+        error_std=longer(error_std),
+        **kept,
+    )[:n]
 
 
 def player_explanation(

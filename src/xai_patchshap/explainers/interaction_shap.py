@@ -104,8 +104,8 @@ class InteractionShap(SampledExplainer):
     >>> explanation.values.shape
     (1, 9, 9)
     >>> interactions = explainer.explain_interactions(images, silent=True)[0]
-    >>> interactions.top(1, order=2)
-    [((0, 2), 1.0)]
+    >>> interactions.top(1, order=2)[0][0]  # the players
+    (0, 2)
     """
 
     def __init__(

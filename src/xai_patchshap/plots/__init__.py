@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ._bridge import as_explanation, side_by_side
 from ._curves import metric_curves
 from ._interactions import interaction_matrix, interaction_network, interaction_partners
 from ._pixels import compare_maps, region_outlines
 from ._players import attribution_maps, redraw
 
 __all__ = [
+    "as_explanation",
     "attribution_maps",
     "compare_maps",
     "interaction_matrix",
@@ -16,4 +18,5 @@ __all__ = [
     "metric_curves",
     "redraw",
     "region_outlines",
+    "side_by_side",
 ]

@@ -31,6 +31,7 @@ def transparent_diverging() -> ListedColormap:
 def unit_photo(photo: ArrayLike) -> NDArray[Any]:
     """The photograph as imshow takes it: (H, W) or (H, W, 3), bytes brought to [0, 1]."""
     shown = np.asarray(photo)
+    shown = shown[..., 0] if shown.ndim == 3 and shown.shape[2] == 1 else shown
     return shown / 255 if shown.dtype == np.uint8 else shown
 
 

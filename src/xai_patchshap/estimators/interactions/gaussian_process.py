@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ..base import check_values
 from ..gaussian_process import halves
@@ -89,17 +90,19 @@ class GaussianProcessInteractions:
         signs = np.where(self.coalitions[rows], 1.0, -1.0)
         means = [np.zeros((len(subsets(n, s)), n_outputs)) for s in range(1, self.order + 1)]
         stds = [np.zeros_like(m) for m in means]
-        for k in range(n_outputs):
-            inside, outside = v[rows, k], v[others, k]
-            even = (inside + outside) / 2
-            parts = halves(signs, (inside - outside) / 2, even - even[0])
-            for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
-                nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
-                table = coalition_weights(self.index, self.order, s, n)
-                for half in parts:
-                    found, error = half.functional(nodes, weights, table, subsets(n, s))
-                    mean[:, k] += found
-                    std[:, k] = np.hypot(std[:, k], error)
+        # Threads cost these small matrices several times what they gain.
+        with threadpool_limits(1, user_api="blas"):
+            for k in range(n_outputs):
+                inside, outside = v[rows, k], v[others, k]
+                even = (inside + outside) / 2
+                parts = halves(signs, (inside - outside) / 2, even - even[0])
+                for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
+                    nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
+                    table = coalition_weights(self.index, self.order, s, n)
+                    for half in parts:
+                        found, error = half.functional(nodes, weights, table, subsets(n, s))
+                        mean[:, k] += found
+                        std[:, k] = np.hypot(std[:, k], error)
         if n_pairs < 4:
             stds = [np.full_like(s, np.inf) for s in stds]
         if self.index in EFFICIENT or self.index == "SII":

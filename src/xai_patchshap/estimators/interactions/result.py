@@ -76,9 +76,9 @@ class Interactions:
     >>> estimator = interaction_estimator(3, budget=8, index="SII", order=2)
     >>> both = estimator.coalitions[:, 0] & estimator.coalitions[:, 2]
     >>> interactions = estimator.estimate(both.astype(float))
-    >>> interactions.top(1, order=2)
-    [((0, 2), 1.0)]
-    >>> interactions[0, 2]
+    >>> interactions.top(1, order=2)[0][0]  # the players
+    (0, 2)
+    >>> interactions[0, 2].round(6)
     array([1.])
     """
 

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .amortized import (
+from ..amortized import (
     Architecture,
     Schedule,
     calibrate,
@@ -25,9 +23,10 @@ from .amortized import (
     train_explainer,
     train_surrogate,
 )
-from .amortized.explainer import OBJECTIVES
-from .errors import PatchShapError, bad
-from .named_models import NamedModel, ScoredImages, fetched, load_weights
+from ..amortized.explainer import OBJECTIVES
+from ..errors import PatchShapError, bad
+from ..named_models import NamedModel, ScoredImages, fetched, load_weights
+from ._images import images_below, open_image
 
 __all__ = ["ImageFiles", "add_train"]
 
@@ -49,23 +48,14 @@ class ImageFiles(Dataset[Tensor]):
     """
 
     def __init__(self, folder: str | Path, size: tuple[int, int]) -> None:
-        root = Path(folder)
-        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
-        if not self.files:
-            raise bad("images", f"'{root}'", "a folder with images, at any depth")
+        self.files = images_below(folder)
         self._frame = NamedModel(None, "", size)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        try:
-            with Image.open(self.files[index]) as image:
-                return self._frame.prepare(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise bad(
-                "image", f"'{self.files[index]}'", "a readable image file", f"({error})"
-            ) from error
+        return self._frame.prepare(open_image(self.files[index]))
 
 
 def add_train(commands: Any) -> None:

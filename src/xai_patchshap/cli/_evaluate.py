@@ -1,0 +1,279 @@
+"""The command line of comparisons: ``xai-patchshap evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import __version__
+from ..errors import PatchShapError, bad
+from ..explainers import PatchExplainer
+from ..masking import PatchMasker
+from ..metrics import deletion_curve, insertion_curve
+from ..metrics._sampled import at_least, random_coalitions, rank_correlation
+from ..models import BatchModel, vit_patch_size
+from ..named_models import NamedModel
+from ._images import images_of
+from ._methods import COMPARED, ImageGame, SurrogateScores, attributed
+from ._model import (
+    add_model_options,
+    batch_rows,
+    class_name,
+    named_model,
+    prepare_masker,
+    scores_of,
+    trained,
+)
+from ._result import read_subject
+
+__all__ = ["add_evaluate"]
+
+Floats = NDArray[np.float64]
+
+_DEFAULT = "patch-kernel-shap,owen-bpt,captum-kernel-shap,integrated-gradients,saliency,random"
+# Added to the seed: a method that draws its masks as the scores do would be scored on its own.
+_OTHER = 1_000_003
+_SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the ``evaluate`` command to those of the command line."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare methods on your images and your model",
+        description="Insertion and deletion areas, sensitivity-n and faithfulness of several "
+        "methods: means over images, for the predicted class. All methods attribute to the same "
+        "players and are scored by the same game; gradients are summed over each player.",
+    )
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("images", nargs="+", type=Path, metavar="DIR", help="folders or images")
+    evaluate.add_argument(
+        "--methods", default=_DEFAULT, help=f"with commas, of {', '.join(COMPARED)} (%(default)s)"
+    )
+    add_model_options(evaluate)
+    evaluate.add_argument(
+        "--budget", type=int, default=500, help="model evaluations per image and method (500)"
+    )
+    evaluate.add_argument(
+        "--steps", type=int, default=100, help="points of a curve beyond the first (100)"
+    )
+    evaluate.add_argument(
+        "--samples", type=int, default=100,
+        help="coalitions for sensitivity-n, of half the players, and as many for faithfulness; "
+        "0 for neither (100)",
+    )  # fmt: skip
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--out", type=Path, default=Path("xai-patchshap-evaluation"), metavar="DIR"
+    )
+
+
+def _evaluate(a: argparse.Namespace) -> int:
+    methods = _methods(a)
+    at_least(2, "--budget", a.budget)
+    at_least(1, "--steps", a.steps)
+    if a.samples:
+        at_least(2, "--samples", a.samples)
+    files = images_of(a.images, a.out)
+    comparison = _Comparison(a, methods)
+    stopped = False
+    try:
+        with tqdm(total=len(files) * len(methods), desc="evaluate", unit=" maps") as bar:
+            for name, path in files:
+                comparison.add(name, path, bar)
+    except KeyboardInterrupt:
+        # Means over the images that are finished are worth having.
+        stopped = True
+    if comparison.rows:
+        _report(a, comparison, len(files))
+    if stopped:
+        raise KeyboardInterrupt
+    for line in comparison.failed:
+        print(f"xai-patchshap: {line}", file=sys.stderr)
+    return 1 if comparison.failed else 0
+
+
+def _methods(a: argparse.Namespace) -> list[str]:
+    methods = list(dict.fromkeys(part.strip() for part in a.methods.split(",")))
+    unknown = [m for m in methods if m not in COMPARED]
+    if unknown:
+        raise bad("--methods", repr(unknown[0]), f"some of {', '.join(COMPARED)}")
+    if "vit-shapley" in methods and a.explainer is None:
+        raise bad("--methods", "vit-shapley without --explainer", "explainer.safetensors there")
+    return methods
+
+
+class _Comparison:
+    """Scores of the methods, image by image."""
+
+    def __init__(self, a: argparse.Namespace, methods: Sequence[str]) -> None:
+        self.a, self.methods = a, methods
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+        self.explainer: PatchExplainer | None = None
+        if a.explainer is None:
+            self.named = named_model(a)
+            self.model, self.masker = self.named.model, prepare_masker(a, self.named)
+        else:
+            self.named, explainer = trained(a)
+            self.explainer, self.model = explainer, SurrogateScores(explainer.model)
+            self.masker = explainer.masker
+        self.batch = batch_rows(a.batch_size, self.model)
+        at_least(1, "--batch-size", self.batch)
+
+    def add(self, name: str, path: Path, bar: Any) -> None:
+        """Score all methods on one image, or note why not."""
+        begun = bar.n
+        try:
+            x = read_subject(self.named, name, path).x[None]
+        except PatchShapError as error:
+            self.failed.append(str(error))
+            bar.update(len(self.methods))
+            return
+        try:
+            self.rows += self._scored(name, x, bar)
+        except PatchShapError as error:
+            if not self.rows:
+                raise  # it is not this image: all the others would fail too
+            self.failed.append(f"'{path}': {error}")
+            bar.update(begun + len(self.methods) - bar.n)
+
+    def _scored(self, name: str, x: Tensor, bar: Any) -> list[dict[str, Any]]:
+        a = self.a
+        scores = scores_of(self.named, x, self.batch)[0]
+        if not np.isfinite(scores).all():
+            raise bad("model", "NaN or infinite outputs", "finite numbers")
+        target = int(np.argmax(scores))
+        game = self._game(x, target, len(scores) == 1)
+        samples = [
+            random_coalitions(game.n, size, a.samples, a.seed + _OTHER)
+            for size in (game.n // 2, None)
+            if a.samples
+        ]
+        values = [game(coalitions) for coalitions in samples]
+        rows = []
+        for method in self.methods:
+            bar.set_postfix_str(f"{name}, {method}", refresh=False)
+            made = attributed(method, game)
+            curve = {"steps": a.steps, "batch_size": a.steps + 2}
+            found = [
+                insertion_curve(game, made.values, **curve).auc(),
+                deletion_curve(game, made.values, **curve).auc(),
+                *(
+                    float(rank_correlation(coalitions @ made.values, v))
+                    for coalitions, v in zip(samples, values, strict=True)
+                ),
+            ]
+            rows.append({
+                "image": name,
+                "class": class_name(self.named, target),
+                "score": float(scores[target]),
+                "method": method,
+                "evaluations": made.evaluations,
+                "seconds": made.seconds,
+                **{key: _defined(f) for key, f in zip(_SCORES, found, strict=False)},
+            })  # fmt: skip
+            bar.update()
+        return rows
+
+    def _game(self, x: Tensor, target: int, is_single: bool) -> ImageGame:
+        """The game of one image, with the players that all methods are given."""
+        device = BatchModel(self.model).device
+        (players,) = self.masker.prepare(x, "NCHW", vit_patch_size(self.model))[1]
+        if players.n < 2:
+            raise bad("--players", "a single player", "at least two")
+        return ImageGame(
+            self.model,
+            PatchMasker(players.labels, self.masker.background),
+            x if device is None else x.to(device),
+            target,
+            is_single,
+            self.batch,
+            self.a.budget,
+            self.a.seed,
+            self.explainer,
+        )
+
+
+def _defined(number: float) -> float | None:
+    return number if np.isfinite(number) else None
+
+
+def _report(a: argparse.Namespace, comparison: _Comparison, n_files: int) -> None:
+    """Print the table, and write it with what it was made of."""
+    means = [_means(m, comparison.rows) for m in comparison.methods]
+    named: NamedModel = comparison.named
+    n = len(comparison.rows) // len(comparison.methods)
+    print(
+        f"{n} of {n_files} images, {named.name}, {named.scale} of the predicted class, "
+        f"background {a.background}; means +- half of a 95 % interval, median seconds\n"
+    )
+    print(_table(means))
+    a.out.mkdir(parents=True, exist_ok=True)
+    with (a.out / "evaluation.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(means[0]))
+        writer.writeheader()
+        writer.writerows(means)
+    keys = ("players", "background", "budget", "steps", "samples", "seed")
+    content = {
+        "settings": {
+            "model": named.name, "scale": named.scale, **{key: getattr(a, key) for key in keys},
+            "version": __version__,
+        },
+        "methods": means,
+        "images": comparison.rows,
+        "failed": comparison.failed,
+    }  # fmt: skip
+    text = json.dumps(content, indent=1, allow_nan=False)
+    (a.out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    print(f"\nwrote {a.out / 'evaluation'}.csv and .json")
+
+
+def _means(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One line of the table."""
+    own = [row for row in rows if row["method"] == method]
+    line: dict[str, Any] = {
+        "method": method,
+        "images": len(own),
+        "evaluations": float(np.mean([row["evaluations"] for row in own])),
+        # The first image also pays for what is compiled or loaded once.
+        "seconds": float(np.median([row["seconds"] for row in own])),
+    }
+    for key in _SCORES:
+        numbers = [row[key] for row in own if row.get(key) is not None]
+        n = len(numbers)
+        line[key] = float(np.mean(numbers)) if n else None
+        half = student.ppf(0.975, n - 1) * np.std(numbers, ddof=1) / np.sqrt(n) if n > 1 else None
+        line[f"{key}_half_width"] = None if half is None else float(half)
+    return line
+
+
+def _table(means: Sequence[dict[str, Any]]) -> str:
+    shown = [key for key in _SCORES if any(line[key] is not None for line in means)]
+    lines = [["method", "evaluations", "seconds", *(key.replace("_", "-") for key in shown)]]
+    for line in means:
+        cells = [line["method"], f"{line['evaluations']:.0f}", f"{line['seconds']:.2f}"]
+        for key in shown:
+            mean, half = line[key], line[f"{key}_half_width"]
+            tail = "" if half is None else f" +- {half:.3f}"
+            cells.append("-" if mean is None else f"{mean:.3f}{tail}")
+        lines.append(cells)
+    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, width, strict=True))
+        )
+        for line in lines
+    )
