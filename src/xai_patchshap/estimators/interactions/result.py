@@ -73,6 +73,7 @@ class Interactions:
     Examples
     --------
     >>> import numpy as np
+    >>> from xai_patchshap.estimators import interaction_estimator
     >>> estimator = interaction_estimator(3, budget=8, index="SII", order=2)
     >>> both = estimator.coalitions[:, 0] & estimator.coalitions[:, 2]
     >>> interactions = estimator.estimate(both.astype(float))
