@@ -67,9 +67,19 @@ class HFModel(nn.Module):
 
     Examples
     --------
+    A small network with random weights; online, ``HFModel("google/vit-base-patch16-224")``.
+
+    >>> import torch
+    >>> from transformers import ViTConfig, ViTForImageClassification
     >>> from xai_patchshap import PatchKernelShap
-    >>> model = HFModel("google/vit-base-patch16-224")  # doctest: +SKIP
-    >>> PatchKernelShap(model)(images, max_evals=500)  # doctest: +SKIP
+    >>> config = ViTConfig(
+    ...     image_size=32, patch_size=16, hidden_size=32, num_hidden_layers=1,
+    ...     num_attention_heads=2, intermediate_size=64, num_labels=3,
+    ... )
+    >>> model = HFModel(ViTForImageClassification(config))
+    >>> images = torch.rand(1, 3, 32, 32)
+    >>> PatchKernelShap(model)(images, max_evals=60, silent=True).values.shape
+    (1, 32, 32, 3, 3)
     """
 
     def __init__(self, model: Any, *, probability: bool = True) -> None:

@@ -74,9 +74,28 @@ class OnnxModel:
 
     Examples
     --------
-    >>> from xai_patchshap import PatchKernelShap
-    >>> model = OnnxModel("classifier.onnx")  # doctest: +SKIP
-    >>> PatchKernelShap(model)(images, max_evals=500)  # doctest: +SKIP
+    A network that returns one pixel, made here; yours is a path.
+
+    >>> import numpy as np, onnx
+    >>> from onnx.helper import make_graph, make_model, make_node, make_opsetid
+    >>> from onnx.helper import make_tensor_value_info as info
+    >>> from onnx.numpy_helper import from_array
+    >>> flat = make_node("Flatten", ["x"], ["flat"])
+    >>> chosen = make_node("Gather", ["flat", "i"], ["y"], axis=1)
+    >>> graph = make_graph(
+    ...     [flat, chosen], "pixel", [info("x", 1, ["N", 8, 8, 1])], [info("y", 1, ["N", 1])],
+    ...     [from_array(np.array([9]), "i")],
+    ... )
+    >>> file = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=9)
+    >>> model = OnnxModel(file.SerializeToString())
+    >>> model.layout, model.size
+    ('NHWC', (8, 8))
+
+    >>> from xai_patchshap import PatchKernelShap, PatchMasker
+    >>> image = np.ones((1, 8, 8, 1), dtype=np.float32)
+    >>> explanation = PatchKernelShap(model, PatchMasker((2, 2)))(image, silent=True)
+    >>> float(explanation.values[0, :4, :4].sum().round(6))  # the patch that holds the pixel
+    1.0
     """
 
     def __init__(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..errors import bad
 from .base import Estimate, Estimator
 from .exact import ExactShapley
+from .gaussian_process_shap import GaussianProcessShap
 from .interactions import (
     EFFICIENT,
     INDICES,
@@ -25,11 +27,13 @@ __all__ = [
     "INDICES",
     "INTERACTION_ESTIMATORS",
     "SAMPLING_RULES",
+    "SHAPLEY_ESTIMATORS",
     "Estimate",
     "Estimator",
     "ExactInteractions",
     "ExactShapley",
     "GaussianProcessInteractions",
+    "GaussianProcessShap",
     "Interactions",
     "KernelShap",
     "OwenForest",
@@ -43,12 +47,33 @@ __all__ = [
 ]
 
 
+SHAPLEY_ESTIMATORS = ("kernel-shap", "gaussian-process")
+
+
 def shapley_estimator(
-    n_players: int, budget: int, seed: int | None = 0, sampling: str = "modified_l2"
+    n_players: int,
+    budget: int,
+    seed: int | None = 0,
+    sampling: str | None = None,
+    estimator: str = "kernel-shap",
 ) -> Estimator:
     """Estimator for a game; exact when the budget covers all 2**n coalitions.
 
-    KernelSHAP evaluates complete pairs first, so that it has an answer when it is stopped
-    early, and is exact once every pair is drawn.
+    Both evaluate complete pairs first, so that they have an answer when they are stopped
+    early, and are exact once every pair is drawn.
+
+    Parameters
+    ----------
+    n_players, budget, seed
+        As in :class:`KernelShap`.
+    sampling : {"modified_l2", "leverage", "kernel"}, optional
+        How coalition sizes are drawn; by default as suits the estimator.
+    estimator : {"kernel-shap", "gaussian-process"}
     """
-    return KernelShap(n_players, budget, seed, sampling) if n_players > 1 else ExactShapley(1)
+    if estimator not in SHAPLEY_ESTIMATORS:
+        raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
+    if n_players == 1:
+        return ExactShapley(1)
+    kind = KernelShap if estimator == "kernel-shap" else GaussianProcessShap
+    options = {} if sampling is None else {"sampling": sampling}
+    return kind(n_players, budget, seed, **options)

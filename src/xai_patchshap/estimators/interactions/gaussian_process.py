@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import fsum
+
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -107,8 +109,10 @@ class GaussianProcessInteractions:
             stds = [np.full_like(s, np.inf) for s in stds]
         if self.index in EFFICIENT or self.index == "SII":
             # What rounding left of v(N) - v(empty) goes to the players.
-            total = sum(m.sum(axis=0) for m in (means[:1] if self.index == "SII" else means))
-            means[0] += (v[1] - v[0] - total) / n
+            adding = means[:1] if self.index == "SII" else means
+            for k in range(n_outputs):
+                total = fsum(x for m in adding for x in m[:, k])
+                means[0][:, k] += (v[1, k] - v[0, k] - total) / n
         return Interactions(
             self.index,
             n,
