@@ -124,3 +124,9 @@ def test_an_image_that_changed_in_place_is_seen():
     assert masker(True, image)[0].all()
     image[:] = 0
     assert not masker(True, image)[0].any()
+
+
+def test_captums_arguments_want_tensors():
+    for method in (PatchMasker().feature_mask, PatchMasker().baselines):
+        with pytest.raises(PatchShapError, match="x: got an object of type ndarray; expected a t"):
+            method(np.zeros((1, 4, 4, 3)))

@@ -399,12 +399,12 @@ class PatchMasker(shap.maskers.Masker):
         Tensor of int64
             (1 or N, 1, H, W) for images, (1, ...) else; broadcasts against ``x``.
         """
-        layout = layout_of(x, self.layout) if x.dim() == 4 else None
+        layout = self._layout_of_tensor(x)
         return self.prepare(x, layout)[0].labels[0].to(x.device)
 
     def baselines(self, x: Tensor) -> Tensor:
         """The background as Captum's ``baselines``, (1 or N, ...)."""
-        layout = layout_of(x, self.layout) if x.dim() == 4 else None
+        layout = self._layout_of_tensor(x)
         backgrounds = background_tensor(self.background, x, layout, self.seed)
         if len(backgrounds) > 1:
             raise PatchShapError(
@@ -412,6 +412,11 @@ class PatchMasker(shap.maskers.Masker):
                 "backgrounds; average Captum's attributions over maskers with one each."
             )
         return backgrounds[0]
+
+    def _layout_of_tensor(self, x: Any) -> Layout | None:
+        if not isinstance(x, Tensor):
+            raise bad("x", f"an object of type {type(x).__name__}", "a tensor, as Captum takes it")
+        return layout_of(x, self.layout) if x.dim() == 4 else None
 
     # ----- shap's serialization ----------------------------------------------------------
 
