@@ -625,3 +625,20 @@ def test_methods_that_do_not_fit(arguments, message):
     given = {"methods": {"x": VALUES}, "images": IMAGES, "output": 1} | arguments
     with pytest.raises(PatchShapError, match=message):
         side_by_side(given.pop("methods"), given.pop("images"), **given)
+
+
+def test_outputs_that_were_chosen_are_found_by_their_numbers():
+    images = np.random.default_rng(0).random((2, 4, 4, 1)).astype(np.float32)
+
+    def model(x):
+        return np.stack([x.mean((1, 2, 3)) * k for k in (1.0, 2.0, 3.0)], axis=1)
+
+    explainer = PatchKernelShap(model, PatchMasker((2, 2)))
+    every = explainer(images, silent=True)
+    some = explainer(images, outputs=[2, 0], silent=True)
+    one = explainer(images, outputs=[2], silent=True)
+    both = side_by_side({"every": every, "some": some}, images, output=2)
+    np.testing.assert_array_equal(both.values[..., 0], both.values[..., 1])
+    for name, explanation in (("some", some), ("one", one)):
+        with pytest.raises(PatchShapError, match=r"output: got 1, which methods\['" + name):
+            side_by_side({name: explanation}, images, output=1)

@@ -396,3 +396,23 @@ def test_photographs_and_labels_that_do_not_fit(photo, labels, message):
 def test_errors(draw, message):
     with pytest.raises(PatchShapError, match=message):
         draw()
+
+
+def test_doubtful_interactions_are_dotted():
+    labels = np.kron(np.arange(4).reshape(2, 2), np.ones((4, 4), dtype=int))
+    matrix = np.zeros((4, 4))
+    matrix[0, 1] = matrix[1, 0] = 0.5
+    matrix[2, 3] = matrix[3, 2] = 0.2
+    std = np.full((4, 4), 0.15)
+    figure = interaction_network(np.zeros((8, 8)), labels, matrix, std=std)
+    edges = next(c for c in figure.axes[0].collections if c.get_gid() == "edges")
+    solid = [dashes is None for _, dashes in edges.get_linestyle()]
+    assert solid == [True, False]
+    assert "dotted below two standard errors" in figure.legends[0].get_title().get_text()
+    with pytest.raises(PatchShapError, match=r"std: got shape \(2, 2\); expected that of the"):
+        interaction_network(np.zeros((8, 8)), labels, matrix, std=std[:2, :2])
+
+
+def test_what_is_no_matrix_is_refused():
+    with pytest.raises(PatchShapError, match="matrix: got an object of type dict; expected numb"):
+        interaction_matrix({"a": [1, 2]})

@@ -97,7 +97,7 @@ def explain_image(
     """
     kind = str(method).replace("_", "-")
     if kind not in METHODS:
-        raise bad("method", repr(method), f"one of {METHODS}")
+        raise bad("method", repr(method), f"one of {METHODS}", "For pairs, use InteractionShap.")
     if kind == "vit-shapley":
         if players is not None or background not in ("mean", "drop"):
             raise bad(

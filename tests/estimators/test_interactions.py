@@ -720,3 +720,15 @@ def test_to_shapiq_without_shapiq(found, monkeypatch):
         r"pip install shapiq",
     ):
         found.to_shapiq()
+
+
+def test_refuses_outputs_and_counts_that_do_not_exist():
+    found = ExactInteractions(3, "SII", 2).estimate(np.arange(16.0).reshape(8, 2))
+    for call in (lambda: found.top(output=2), lambda: found.to_shapiq(output=-1)):
+        with pytest.raises(PatchShapError, match=r"output: got .*; expected 0 to 1, a place among"):
+            call()
+    with pytest.raises(PatchShapError, match="k: got -1; expected a whole number of at least 0"):
+        found.top(-1)
+    with pytest.raises(PatchShapError, match="order: got '2'; expected 1 to 2"):
+        found.top(order="2")
+    assert found.error_of((2, 0)).tolist() == [0.0, 0.0]

@@ -204,5 +204,6 @@ def _say_pairs(result: Result, pictures: list[Path]) -> None:
         print(f"  {result.arrays['class_names'][k]}: strongest interactions ({found.index})")
         strongest = [t for s in range(2, found.order + 1) for t in found.top(5, s, k)]
         for members, value in sorted(strongest, key=lambda t: -abs(t[1]))[:5]:
-            print(f"    {' + '.join(players[i] for i in members):<40} {value:+.4f}")
+            error = found.error_of(members)[k]
+            print(f"    {' + '.join(players[i] for i in members):<40} {value:+.4f} +- {error:.4f}")
         print(f"  wrote {picture}")

@@ -227,6 +227,7 @@ def _draw_pairs(out: Path, name: str, arrays: dict[str, Any], found: Interaction
             found.matrix()[:, :, k],
             title=class_,
             label=f"interaction ({found.index})",
+            std=np.nan_to_num(found.matrix_std()[:, :, k], posinf=1e300),
         )
         slug = "".join(c if c.isalnum() else "-" for c in class_)
         files.append(out / f"{name}-{slug}.png")

@@ -74,7 +74,7 @@ def halves(signs: Floats, odd: Floats, even: Floats) -> tuple[HalfGame, HalfGame
         Values of the halves; the first of ``even`` is 0, its constant taken out.
     """
     n = signs.shape[1]
-    scales = [float(np.sqrt(np.mean(y**2))) or 1.0 for y in (odd, even)]
+    scales = [_root_mean_square(y) or 1.0 for y in (odd, even)]
     theta = np.full(n + 3, np.log(2.0 / n))
     theta[n:] = _LINEAR[0], _NOISE[0], _NOISE[0]
     if len(odd) >= 1 + _FEWEST and (odd.any() or even.any()):
@@ -93,6 +93,12 @@ def halves(signs: Floats, odd: Floats, even: Floats) -> tuple[HalfGame, HalfGame
         HalfGame(signs, odd / scales[0], True, theta[: n + 2], scales[0]),
         HalfGame(signs, even / scales[1], False, np.delete(theta, n + 1), scales[1]),
     )
+
+
+def _root_mean_square(y: Floats) -> float:
+    """Without overflow or underflow of the squares."""
+    largest = float(np.abs(y).max())
+    return largest * float(np.sqrt(np.mean((y / largest) ** 2))) if largest else 0.0
 
 
 @dataclass(frozen=True)

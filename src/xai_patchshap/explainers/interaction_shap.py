@@ -89,8 +89,11 @@ class InteractionShap(SampledExplainer):
 
     Notes
     -----
-    Each output has a Gaussian process of its own, a fraction of a second each: of a model
-    with a thousand classes, choose some with ``outputs=``.
+    Each output has a Gaussian process of its own, a fraction of a second each up to a hundred
+    players: of a model with a thousand classes, choose some with ``outputs=``.
+
+    Pairs are interaction indices as published, as TreeExplainer's are; those of
+    ``shap.ExactExplainer(...)(x, interactions=2)`` are weighted otherwise.
 
     Examples
     --------
@@ -296,7 +299,8 @@ class InteractionShap(SampledExplainer):
             ``values`` (N, P, P, K) for P players and K outputs (no K for a model with a
             single output): half of each pair's interaction in each of its two places, main
             effects on the diagonal; see :meth:`Interactions.matrix` for what the rows add up
-            to. ``data`` (N, P) is the mean intensity of each player.
+            to. ``data`` (N, P) is the mean intensity of each player. ``error_std``, if asked
+            for, is that of the pairs, and on the diagonal that of the values of order 1.
         """
         if main_effects or kwargs:
             name = next(iter(kwargs), "main_effects")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -136,7 +137,7 @@ def side_by_side(
     images : ndarray or Tensor (N, H, W, C) or (N, C, H, W), optional
         As for :func:`as_explanation`; by default those of the first Explanation.
     output : int, or one int for each image, optional
-        Which output to show, 0 to K - 1, of methods that explain several. Attributions to a
+        Which output of the model to show, of methods that explain several. Attributions to a
         single output are shown as they are: see to it that it is the same one.
     layout : {"auto", "NCHW", "NHWC"}
         As for :func:`as_explanation`.
@@ -188,7 +189,9 @@ def side_by_side(
         what = f"methods[{name!r}]"
         read = _read(what, attributions, images, layout, None, None)
         n, k = read.n_and_k
-        chosen = _chosen(what, output, n, k)
+        named = isinstance(attributions, shap.Explanation) and attributions.output_names is not None
+        chosen = _by_number(what, output, read.names, n) if named else None
+        chosen = _chosen(what, output, n, k) if chosen is None else chosen
         column = read.values[np.arange(n), ..., chosen]
         if rescaled:
             largest = np.abs(column.sum(axis=3)).max(axis=(1, 2))
@@ -407,6 +410,32 @@ def _group_sizes(
                     "Leave out the feature_mask where the elements add up as they are.",
                 )
     return sizes
+
+
+def _by_number(what: str, output: Any, names: _Names, n: int) -> NDArray[np.int64] | None:
+    """Where the output of each image is among some that were chosen, (N,); None: not known.
+
+    An explainer that was asked for some of the outputs calls them by their numbers.
+    """
+    rows = np.broadcast_to(np.array(names, dtype=str), (n, np.shape(names)[-1]))
+    numbered = all(re.fullmatch(r"Output \d+", name) for name in rows.ravel())
+    wanted = np.asarray(_plain(output))
+    if output is None or not numbered or wanted.dtype.kind not in "iu":
+        return None
+    if rows.shape[1] == 1 and (rows == "Output 0").all():
+        return None  # as as_explanation calls a single one, whichever it is
+    if wanted.shape not in ((), (n,)):
+        return None
+    found = rows == np.array([[f"Output {o}"] for o in np.broadcast_to(wanted, (n,))])
+    if not found.any(axis=1).all():
+        missing = int(np.flatnonzero(~found.any(axis=1))[0])
+        raise bad(
+            "output",
+            f"{output!r}, which {what} does not explain for image {missing}",
+            f"one of {', '.join(rows[missing])}",
+            "Explain it with outputs=, or all outputs.",
+        )
+    return np.asarray(found.argmax(axis=1))
 
 
 def _chosen(what: str, output: Any, n: int, k: int) -> NDArray[np.int64]:

@@ -38,6 +38,7 @@ def interaction_network(
     n_edges: int = 20,
     label: str = "interaction",
     names: Sequence[str] | None = None,
+    std: ArrayLike | None = None,
 ) -> Figure:
     """The strongest interactions as lines between the players of a photograph.
 
@@ -56,6 +57,9 @@ def interaction_network(
         Symmetric, as shap's interaction values: main effects on the diagonal, half of the
         interaction of two players in each of their two entries. What is shown is the whole
         interaction, twice the entry.
+    std : array_like of shape (P, P), optional
+        Standard errors of the entries, as :meth:`Interactions.matrix_std` gives them: lines of
+        less than two are dotted.
     title, label : str
         Title of the picture, and what the legend calls the interactions.
     n_edges : int
@@ -88,6 +92,9 @@ def interaction_network(
     """
     main, pairs = _effects(matrix)
     n_edges, written = _whole("n_edges", n_edges, 1), _names(names, len(main))
+    errors = np.zeros_like(pairs) if std is None else 2 * np.asarray(std, dtype=float)
+    if errors.shape != pairs.shape:
+        raise bad("std", f"shape {errors.shape}", f"that of the matrix, {pairs.shape}")
     figure, panel, players, _ = _on_photo(photo, labels, len(main), title, network=True)
     centres = _centres(players, len(main))
     apart = np.linalg.norm(centres[:, None] - centres, axis=-1)
@@ -110,7 +117,10 @@ def interaction_network(
     widths = np.maximum(0.7, thickest * strength)
     clear, ends = radii + 0.6 * thickest / points, zip(first[order], second[order], strict=True)
     curves = [_curve(i, j, centres, clear, 0.15 * spacing, players.shape) for i, j in ends]
-    edges = LineCollection(curves, colors=colors, linewidths=widths, gid="edges")
+    # What could be zero as well is dotted.
+    doubtful = np.abs(values) < 2 * errors[first, second][order]
+    dashes = [(0, (1.2, 1.2)) if d else "solid" for d in doubtful]
+    edges = LineCollection(curves, colors=colors, linewidths=widths, linestyles=dashes, gid="edges")
     nodes = PatchCollection([Circle((x, y), r) for (x, y), r in zip(centres, radii, strict=True)])
     scale = ScalarMappable(_scale(main), _opaque())
     nodes.set(facecolor=scale.to_rgba(main), edgecolor="0.15", zorder=3, gid="nodes")
@@ -134,7 +144,8 @@ def interaction_network(
         ncols=4 if figure.get_figwidth() > 5 else 2,
         frameon=False,
         fontsize=9,
-        title=f"{label}: {drawn}",
+        title=f"{label}: {drawn}"
+        + (", dotted below two standard errors" if doubtful.any() else ""),
     )
     return figure
 
@@ -273,7 +284,15 @@ def interaction_partners(
 
 def _effects(matrix: ArrayLike) -> tuple[_Floats, _Floats]:
     """Main effects (P,) and whole interactions (P, P), these with zeros on the diagonal."""
-    given = np.asarray(matrix, dtype=float)
+    try:
+        given = np.asarray(matrix, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise bad(
+            "matrix",
+            f"an object of type {type(matrix).__name__}",
+            "numbers (P, P)",
+            "found.matrix()[:, :, k] of Interactions, explanation.values[i, :, :, k] otherwise.",
+        ) from error
     if given.ndim != 2 or given.shape[0] != given.shape[1] or not given.size:
         raise bad("matrix", f"shape {given.shape}", "(P, P), a row and a column for each player")
     if not np.isfinite(given).all():

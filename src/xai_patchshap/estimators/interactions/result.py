@@ -109,6 +109,18 @@ class Interactions:
 
     def __getitem__(self, players: Any) -> Floats:
         """Interaction (n_outputs,) of one or several players, by their numbers."""
+        order, place = self._place(players)
+        found: Floats = self.values[order - 1][place]
+        return found
+
+    def error_of(self, players: Any) -> Floats:
+        """Standard error (n_outputs,) of ``self[players]``."""
+        order, place = self._place(players)
+        found: Floats = self.error_std[order - 1][place]
+        return found
+
+    def _place(self, players: Any) -> tuple[int, int]:
+        """Order and row of some players' interaction."""
         chosen = tuple(players) if isinstance(players, Sequence | np.ndarray) else (players,)
         whole = all(isinstance(p, int | np.integer) for p in chosen)
         wanted = tuple(sorted(int(p) for p in chosen)) if whole else ()
@@ -124,13 +136,18 @@ class Interactions:
         for i, player in enumerate(wanted):
             place += sum(comb(n - p - 1, size - i - 1) for p in range(last + 1, player))
             last = player
-        found: Floats = self.values[size - 1][place]
-        return found
+        return size, place
 
     def top(
         self, k: int = 10, order: int | None = None, output: int = 0
     ) -> list[tuple[tuple[int, ...], float]]:
-        """The k strongest interactions of an order (or of all), as (players, value)."""
+        """The k strongest interactions of an order (or of all), as (players, value).
+
+        ``output`` is a place among the outputs that were explained, 0..n_outputs - 1.
+        """
+        self._check_output(output)
+        if not isinstance(k, int | np.integer) or k < 0:
+            raise bad("k", repr(k), "a whole number of at least 0")
         orders = range(1, self.order + 1) if order is None else [order]
         found: list[tuple[tuple[int, ...], float]] = []
         for s in orders:
@@ -221,7 +238,11 @@ class Interactions:
         return loaded
 
     def to_shapiq(self, output: int = 0) -> Any:
-        """The same as ``shapiq.InteractionValues``, for its plots."""
+        """The same as ``shapiq.InteractionValues``, for its plots.
+
+        ``output`` is a place among the outputs that were explained, 0..n_outputs - 1.
+        """
+        self._check_output(output)
         try:
             import shapiq
         except ImportError as error:
@@ -246,6 +267,11 @@ class Interactions:
             baseline_value=float(self.base_values[output]),
         )
 
+    def _check_output(self, output: int) -> None:
+        if not isinstance(output, int | np.integer) or not 0 <= output < self.n_outputs:
+            most = self.n_outputs - 1
+            raise bad("output", repr(output), f"0 to {most}, a place among those explained")
+
     def _check_order(self, order: int) -> None:
-        if not 1 <= order <= self.order:
+        if not isinstance(order, int | np.integer) or not 1 <= order <= self.order:
             raise bad("order", repr(order), f"1 to {self.order}")
