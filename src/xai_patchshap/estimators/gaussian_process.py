@@ -19,8 +19,8 @@ of the multilinear extension on the diagonal, :math:`u = 2x - 1`,
 .. math:: \partial_S k(\cdot, z')(u) = \prod_{i \in S} 2 \rho_i z'_i
           \prod_{i \notin S} (1 + \rho_i u z'_i),
 
-an index is a sum over the nodes of :func:`~.interactions.indices.diagonal_quadrature`, exact
-for every n. The part of an index that sees the odd (even) half of a game has the nodes'
+an index is a sum over the nodes of :func:`~.interactions.indices.diagonal_quadrature`, exact for
+64 players and fewer. The part of an index that sees the odd (even) half of a game has the nodes'
 weights antisymmetrised (symmetrised).
 
 To this smooth part comes a rough one, of independent values of all pairs of coalitions, which
