@@ -49,6 +49,12 @@ def interaction_estimator(
         ``"auto"`` is the Gaussian process. The regression is KernelSHAP-IQ for SII and k-SII.
     sampling : {"modified_l2", "leverage", "kernel"}, optional
         How coalition sizes are drawn; by default as suits the estimator.
+
+    Raises
+    ------
+    PatchShapError
+        If an argument does not fit, or there are more than 1,000 players or 2,000,000
+        interactions of an order.
     """
     if estimator != "auto" and estimator not in INTERACTION_ESTIMATORS:
         raise bad("estimator", repr(estimator), f"'auto' or one of {INTERACTION_ESTIMATORS}")

@@ -34,6 +34,11 @@ class ExactInteractions:
     coalitions : ndarray of bool, shape (2**n_players, n_players)
         All of them, the empty one first and the full one second.
 
+    Raises
+    ------
+    PatchShapError
+        If the index or the order does not exist, or there are more than 20 players.
+
     Examples
     --------
     >>> import numpy as np

@@ -47,6 +47,11 @@ class GaussianProcessInteractions:
         Empty, full, then each sampled coalition followed by its complement. Any prefix
         is a valid sample, and a larger budget extends a smaller one.
 
+    Raises
+    ------
+    PatchShapError
+        If the index, the order or the sampling rule does not exist, or the budget is below 2.
+
     Examples
     --------
     >>> import numpy as np

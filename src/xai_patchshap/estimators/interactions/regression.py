@@ -68,8 +68,8 @@ class RegressionInteractions:
 
     Regularised, so that any budget gives a usable answer; the standard errors are posterior
     deviations. Exact once all pairs are drawn. :class:`GaussianProcessInteractions` is more
-    accurate in every game that was measured; this is for those who want the published
-    estimators.
+    accurate on the games of ``benchmarks/interactions.py``, but for a few settings; this is for
+    those who want the published estimators.
 
     Parameters
     ----------
@@ -81,6 +81,11 @@ class RegressionInteractions:
     ----------
     coalitions : ndarray of bool, shape (m, n_players)
         As in :class:`GaussianProcessInteractions`.
+
+    Raises
+    ------
+    PatchShapError
+        If the index or the order is not among these, or the budget is below 2.
 
     Examples
     --------

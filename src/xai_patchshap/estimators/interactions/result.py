@@ -209,7 +209,13 @@ class Interactions:
 
     @classmethod
     def load(cls, file: str | Path) -> Interactions:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        PatchShapError
+            If the file is damaged or something else; ``FileNotFoundError`` if it is missing.
+        """
         try:
             with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 orders = range(1, sum(name.startswith("values_") for name in stored.files) + 1)
