@@ -10,6 +10,7 @@ from PIL import Image
 
 from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError
 from xai_patchshap.hf_models import HFModel, is_transformers
+from xai_patchshap.models import vit_patch_size
 from xai_patchshap.named_models import load_model
 
 transformers = pytest.importorskip("transformers")
@@ -230,6 +231,37 @@ def test_both_faces_explain_it_and_leave_it_as_it_was():
     made.model.eval()
     np.testing.assert_allclose(total[0], prepared(named), atol=1e-6)
     assert explainer.attribute(x, target=0, n_samples=50).shape == x.shape
+
+
+def test_the_players_are_the_patches_of_the_transformer():
+    named = load_model(pipeline(classifier()))
+    x = named.prepare(PHOTO)[None]
+    for model in (named.model, named.model.model):
+        assert vit_patch_size(model) == (8, 8)
+    players = PatchKernelShap(named.model).explain_players(x, max_evals=40, silent=True)
+    assert players.values.shape == (1, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("Swin", {"embed_dim": 4, "depths": [1, 1], "num_heads": [1, 2]}),
+        ("MobileViT", {"hidden_sizes": [4, 4, 4], "num_attention_heads": 1}),
+    ],
+)
+def test_transformers_that_merge_their_patches_have_none(kind, options):
+    config = getattr(transformers, f"{kind}Config")(**options)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config)
+    assert vit_patch_size(model) is None
+
+
+def test_a_model_of_text_and_images_says_what_it_sees():
+    tiny = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1}
+    sees = {**tiny, "num_attention_heads": 1, "image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(vision_config=sees, num_labels=2)
+    named = load_model(transformers.CLIPForImageClassification(config))
+    assert named.size == (32, 32)
+    assert vit_patch_size(named.model) == (8, 8)
 
 
 def test_the_precision_of_the_model_is_kept():

@@ -96,11 +96,12 @@ class HFModel(nn.Module):
             processor = _processor_of(_checked(model))
         self.model: Any = _checked(model)
         config = model.config
-        channels = getattr(config, "num_channels", 3)
+        sees = getattr(config, "vision_config", config)  # of a model of text and images
+        channels = getattr(sees, "num_channels", 3)
         self.channels: int = channels if isinstance(channels, int) else 3
         names = config.id2label
         self.class_names: tuple[str, ...] = tuple(str(names[i]) for i in range(len(names)))
-        frame = _probed(processor, config, self.channels)
+        frame = _probed(processor, sees, self.channels)
         self.size, self.crop, self._flips = frame.size, frame.crop, frame.flips
         self.scale, self._activation = _activation(config, probability)
         like = next(model.parameters(), torch.zeros(()))

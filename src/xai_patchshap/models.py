@@ -15,6 +15,15 @@ from .errors import bad
 __all__ = ["BatchModel", "vit_patch_size"]
 
 
+_TRANSFORMERS = (
+    ("timm.models.vision_transformer", "VisionTransformer"),
+    ("timm.models.eva", "Eva"),
+    ("timm.models.beit", "Beit"),
+    ("torchvision.models.vision_transformer", "VisionTransformer"),
+)
+_PRETRAINED = (("transformers.modeling_utils", "PreTrainedModel"),)
+
+
 class BatchModel:
     """Run a model on batches without leaving a trace on it.
 
@@ -121,24 +130,31 @@ def _in_format(x: Tensor, memory: torch.memory_format) -> Tensor:
 def vit_patch_size(model: object) -> tuple[int, int] | None:
     """Patch size in pixels of the vision transformer in ``model``; None if there is none.
 
-    Knows timm's and torchvision's vision transformers, also inside a wrapper module.
+    Knows the vision transformers of timm, torchvision and transformers, also inside a wrapper
+    module. Those that merge their patches on the way, as Swin does, are not among them.
     """
     if not isinstance(model, nn.Module):
         return None
-    # A model of a library exists only if the library is imported: no import of our own.
-    classes = [
-        getattr(sys.modules[name], attribute)
-        for name, attribute in (
-            ("timm.models.vision_transformer", "VisionTransformer"),
-            ("timm.models.eva", "Eva"),
-            ("timm.models.beit", "Beit"),
-            ("torchvision.models.vision_transformer", "VisionTransformer"),
-        )
-        if name in sys.modules
-    ]
     for module in model.modules():
-        if isinstance(module, tuple(classes)):
-            embed: Any = getattr(module, "patch_embed", module)
-            size = embed.patch_size
+        size = _own_patch_size(module)
+        if size is not None:
             return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return None
+
+
+def _own_patch_size(module: nn.Module) -> Any:
+    """As the library that made the module keeps it, a number or two; None for other modules."""
+    if isinstance(module, _classes(_TRANSFORMERS)):
+        return getattr(module, "patch_embed", module).patch_size
+    if isinstance(module, _classes(_PRETRAINED)):
+        # Of models of text and images, the part that sees the images.
+        config = getattr(module.config, "vision_config", module.config)
+        # Those that merge their patches count their layers stage by stage, in depths.
+        is_plain = hasattr(config, "hidden_size") and not hasattr(config, "depths")
+        return getattr(config, "patch_size", None) if is_plain else None
+    return None
+
+
+def _classes(names: tuple[tuple[str, str], ...]) -> tuple[type, ...]:
+    """Those of the classes whose library is imported: without it nothing is an instance."""
+    return tuple(getattr(sys.modules[m], name) for m, name in names if m in sys.modules)
