@@ -149,7 +149,9 @@ def slic(
     -------
     Superpixels
         A function from an image (H, W, C) or (H, W), whatever its range, to labels (H, W).
-        ``PatchMasker("slic:200")`` stands for ``PatchMasker(slic(200))``.
+        ``PatchMasker("slic:200")`` stands for ``PatchMasker(slic(200))``. Where the images of
+        a batch have different numbers of superpixels, the arrays of ``explain_players`` and of
+        interactions are of dtype object, one array for each image.
 
     Raises
     ------
