@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.named_models import DEMO_MODEL, load_model
+from xai_patchshap.named_models import DEMO_MODEL, load_model, open_image
 
 
 def test_the_demo_model_knows_an_espresso():
@@ -36,6 +36,57 @@ def test_prepare_keeps_the_centre_and_zooms():
     assert named.prepare(image, zoom=2).shape == (3, 448, 448)
 
 
+def test_a_photograph_is_turned_as_the_camera_was_held(tmp_path):
+    named = load_model(lambda x: x, size=(16, 24))
+    upright = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    for orientation, lying in [
+        (1, upright),
+        (2, upright[:, ::-1]),
+        (3, upright[::-1, ::-1]),
+        (6, np.rot90(upright)),
+        (8, np.rot90(upright, -1)),
+    ]:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = tmp_path / f"{orientation}.png"
+        Image.fromarray(np.ascontiguousarray(lying)).save(file, exif=exif)
+        x = named.prepare(open_image(file))
+        np.testing.assert_array_equal((x * 255).permute(1, 2, 0).round(), upright)
+
+
+def test_bits_and_modes_of_photographs(tmp_path):
+    named = load_model(lambda x: x, size=(4, 4), channels=1)
+    ramp = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369
+    Image.fromarray(ramp).save(tmp_path / "16bits.png")
+    x = named.prepare(open_image(tmp_path / "16bits.png"))
+    np.testing.assert_allclose(x[0], ramp / 65535, atol=1 / 255)
+    for mode in ("I", "F", "LAB"):
+        with pytest.raises(PatchShapError, match=f"image: got a photograph of PIL's mode '{mode}'"):
+            named.prepare(Image.new(mode, (4, 4)))
+    rgba = load_model(lambda x: x, size=(4, 4), channels=4)
+    Image.new("RGBA", (4, 4), (0, 255, 0, 51)).save(tmp_path / "alpha.png")
+    assert rgba.prepare(open_image(tmp_path / "alpha.png"))[:, 0, 0].tolist() == pytest.approx(
+        [0, 1, 0, 0.2]
+    )
+    assert rgba.prepare(Image.new("1", (4, 4), 1)).min() == 1
+
+
+def test_photographs_are_not_for_models_of_whole_numbers():
+    onnx = pytest.importorskip("onnx")
+    from xai_patchshap.onnx_models import OnnxModel
+
+    proto = onnx_means("b", 3, 20, 30)
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    cast = onnx.helper.make_node("Cast", ["x"], ["f"], to=onnx.TensorProto.FLOAT)
+    proto.graph.node[0].input[0] = "f"
+    proto.graph.node.insert(0, cast)
+    photo = Image.new("RGB", (30, 20), (51, 102, 255))
+    with pytest.raises(PatchShapError, match=r"image: got a photo.* for OnnxModel.*std=1 / 255"):
+        load_model(proto).prepare(photo)
+    named = load_model(OnnxModel(proto, std=1 / 255))
+    np.testing.assert_allclose(named.model(named.prepare(photo)[None]), [[51, 102, 255]])
+
+
 def test_torchvision_models_and_logits():
     named = load_model("torchvision:squeezenet1_1", weights="random", probability=False)
     assert named.size == (224, 224)
@@ -59,8 +110,10 @@ def test_a_model_of_ones_own(tmp_path, monkeypatch):
     assert load_model("my_models_for_test:factory").model(x).shape == (2, 3, 3, 3)
     with pytest.raises(PatchShapError, match="of type int; expected a callable"):
         load_model("my_models_for_test:NUMBER")
-    with pytest.raises(PatchShapError, match="expected an importable module and a name in it"):
-        load_model("my_models_for_test:missing")
+    for name in ("my_models_for_test:missing", ":batch", ".my_models_for_test:batch"):
+        with pytest.raises(PatchShapError, match="expected an importable module and a name in it"):
+            load_model(name)
+    assert load_model("torch:relu").model is torch.relu
     with pytest.raises(PatchShapError, match=r"weights: got 'x\.pt'; expected none for a model"):
         load_model("my_models_for_test:batch", weights="x.pt")
 
@@ -131,6 +184,8 @@ def test_modules_and_functions_are_taken_as_they_are():
     assert (gray.size, gray.channels, gray.class_names) == ((224, 224), 1, None)
     assert gray.prepare(Image.new("RGB", (9, 9))).shape == (1, 224, 224)
     assert load_model(batch, channels=4).prepare(Image.new("RGB", (9, 9))).shape[0] == 4
+    with pytest.raises(PatchShapError, match="channels: got 1; expected the model's own 3, or No"):
+        load_model("timm:test_vit", weights="random", channels=1)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +242,15 @@ def test_checkpoints(tmp_path):
         assert all(torch.equal(loaded[k], first[k]) for k in first)
     (tmp_path / "corrupt.pt").write_bytes(b"no checkpoint")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pt")
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    last = next(reversed(first))
+    torch.save({**first, last: torch.zeros(10)}, tmp_path / "ten.pt")
     for file, message in [
         ("corrupt.pt", "expected a readable checkpoint file"),
         ("missing.pt", "expected a readable checkpoint file"),
-        ("foreign.pt", "expected the parameters of EfficientNet"),
+        ("foreign.pt", r"expected the parameters of EfficientNet\. \(1 parameters, not "),
+        ("list.pt", "expected the parameters of EfficientNet"),
+        ("ten.pt", r"EfficientNet\. \(size mismatch for classifier.bias: .*\[10\]"),
     ]:
         with pytest.raises(PatchShapError, match=message):
             load_model(DEMO_MODEL, weights=str(tmp_path / file))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from xai_patchshap import PatchShapError, explain_image
+from xai_patchshap.named_models import NamedModel, ScoredImages
 from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
 
 NAMES = ["red", "green", "blue"]
@@ -30,7 +31,7 @@ def sums(explanation):
     return explanation.values.sum(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("method", ["patch-kernel-shap", "owen_bpt"])
+@pytest.mark.parametrize("method", ["patch-kernel-shap", "patch_kernel", "owen_bpt"])
 def test_values_add_up_for_functions_of_arrays(method):
     explanation = explain_image(
         channel_means, PHOTO, method=method, labels=[0, 2], players=(2, 2), background=0.25
@@ -80,6 +81,8 @@ def test_labels_by_index_name_and_rank():
     assert explained("top2") == [NAMES[i] for i in order[:2]]
     assert explained("green") == ["green"]
     assert explained(["Blue", 0]) == ["blue", "red"]
+    assert explained(np.array([2, 0])) == ["blue", "red"]
+    assert explained(np.array(2)) == ["blue"]
 
 
 def test_photographs_and_files_are_resized_for_the_model(tmp_path):
@@ -123,8 +126,17 @@ def test_options_reach_the_explainer():
         ({"image": "missing.png"}, "image: got 'missing.png'; expected a readable image file"),
         ({"image": PHOTO[0, 0]}, "image: got shape (3,); expected (H, W), (H, W, C)"),
         ({"players": (99, 99)}, "grid: got 99 x 99 on an image of 16 x 12 pixels"),
-        ({"budget": 1}, "max_evals: got 1; expected a whole number of at least 2"),
+        ({"budget": 1}, "budget: got 1; expected a whole number of at least 2"),
         ({"n_trees": 2}, "n_trees"),
+        ({"n_trees": 2}, "It is one of method='owen_bpt'."),
+        ({"tol": 2}, "got tol; expected one of ['seed', 'sampling', 'tolerance', 'autocast', 'est"),
+        ({"max_evals": 9}, "arguments: got max_evals=; expected budget=, as it is called here"),
+        ({"output_names": NAMES}, "arguments: got output_names=; expected class_names="),
+        ({"algorithm": "owen_bpt"}, "arguments: got algorithm=; expected method="),
+        ({"target": 1}, "arguments: got target=; expected labels="),
+        ({"image": [PHOTO, PHOTO[1:]]}, "image: got images of several sizes; expected a batch of"),
+        ({"image": PHOTO[..., :2]}, "image: got an array of shape (1, 16, 12, 2)"),
+        ({"image": PHOTO[..., :2]}, "Say which axis it is with layout='NHWC' or 'NCHW'."),
         ({"model": 3}, "model: got 'int', of type int; expected a callable"),
     ],
 )
@@ -148,11 +160,149 @@ def test_what_only_the_model_knows_costs_one_evaluation():
         calls.append(len(images))
         return channel_means(images)
 
-    with pytest.raises(PatchShapError, match="outputs: got indices from 7 to 7; expected 0 to 2"):
-        explain_image(model, PHOTO, labels=7)
-    assert calls == [1]
+    for change, message in [
+        ({"labels": 7}, "^labels: got indices from 7 to 7; expected 0 to 2, the outputs"),
+        ({"labels": "top5"}, "^labels: got 'top5'; expected 'top1' to 'top3', the outputs"),
+        ({"class_names": NAMES[:2]}, "^class_names: got 2 names; expected 3, the outputs"),
+    ]:
+        calls.clear()
+        with pytest.raises(PatchShapError, match=message):
+            explain_image(model, PHOTO, **change)
+        assert calls == [1]
 
 
-def test_vit_shapley_refuses_players():
-    with pytest.raises(PatchShapError, match="players or background: got '4x4', 'mean'; expected"):
-        explain_image(cifar10_path(), PHOTO, method="vit-shapley", players="4x4")
+@pytest.mark.parametrize("labels", [0, "top3"])
+def test_a_single_output_cannot_be_chosen(labels):
+    message = rf"^labels: got .*{labels}.*; expected None for a model with a single output"
+    with pytest.raises(PatchShapError, match=message):
+        explain_image(lambda x: x.mean(axis=(1, 2, 3)), PHOTO, labels=labels)
+
+
+def test_more_values_than_fit_into_memory(monkeypatch):
+    monkeypatch.setattr("xai_patchshap.explainers._shap._MAX_BYTES", 1000)
+    message = "^labels: got 3 outputs for inputs .* Explain fewer labels, or fewer images at a time"
+    with pytest.raises(PatchShapError, match=message):
+        explain_image(channel_means, PHOTO, labels="top3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"players": "4x4"}, "players or background: got '4x4', 'mean'; expected"),
+        ({"background": np.zeros(3)}, "players or background: got None, array"),
+        ({"model": Module()}, "model: got an object of type Module; expected a ShapleyViT or the"),
+    ],
+)
+def test_what_vit_shapley_refuses(change, message):
+    arguments = {"model": cifar10_path(), "image": PHOTO, **change}
+    with pytest.raises(PatchShapError, match=message):
+        explain_image(**arguments, method="vit-shapley")
+
+
+def test_a_checkpoint_names_its_classes_and_a_layout_is_heeded():
+    image = cifar10_images()[0][0].permute(1, 2, 0)
+    found = explain_image(
+        cifar10_path(), image, method="vit-shapley", labels="airplane", layout="NHWC"
+    )
+    assert found.output_names == ["airplane"]
+    assert found.values.shape == (1, 32, 32, 3, 1)
+
+
+# ----- photographs: files, PIL images and, for models that we prepare them for, their bytes ------
+
+BYTES = np.random.default_rng(1).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+
+
+def scored():
+    """What load_model makes of a named classifier, in small: it wants 8 x 8 pixels in [0, 1]."""
+    torch.manual_seed(0)
+    inner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    return NamedModel(ScoredImages(inner, (0.5,) * 3, (0.5,) * 3), "mine", (8, 8), crop=0.8)
+
+
+def explained(model, image):
+    return explain_image(model, image, players=(2, 2), labels=[0, 1], background=0.5)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        BYTES,
+        BYTES[None],
+        BYTES.transpose(2, 0, 1),
+        torch.tensor(BYTES.transpose(2, 0, 1)),
+        torch.tensor(BYTES.transpose(2, 0, 1))[None],
+        [Image.fromarray(BYTES)],
+    ],
+    ids=["HWC", "NHWC", "CHW", "tensor CHW", "tensor NCHW", "list"],
+)
+def test_the_bytes_of_a_photograph_are_the_photograph(given, tmp_path):
+    Image.fromarray(BYTES).save(tmp_path / "photo.png")
+    by_file = explained(scored(), tmp_path / "photo.png")
+    assert by_file.data.shape == (1, 8, 8, 3)
+    assert 0 <= by_file.data.min() < by_file.data.max() <= 1
+    found = explained(scored(), given)
+    np.testing.assert_array_equal(found.data, by_file.data)
+    np.testing.assert_array_equal(found.values, by_file.values)
+
+
+def test_gray_bytes_are_a_gray_photograph():
+    gray = BYTES[..., 0]
+    expected = explained(scored(), Image.fromarray(gray)).values
+    for given in (gray, gray[..., None], torch.tensor(gray)):
+        np.testing.assert_array_equal(explained(scored(), given).values, expected)
+
+
+def test_floats_are_taken_as_they_are_and_other_whole_numbers_by_no_model_of_ours():
+    floats = np.random.default_rng(2).random((8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(explained(scored(), floats).data[0], floats)
+    with pytest.raises(PatchShapError, match="image: got dtype int64; expected uint8, 0 to 255, o"):
+        explained(scored(), BYTES.astype(np.int64))
+
+
+def test_a_trained_explainer_takes_bytes_too():
+    images, _ = cifar10_images()
+    pixels = (images[:2].permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    found = explain_image(cifar10_path(), pixels, method="vit-shapley", labels=3)
+    expected = explain_image(cifar10_path(), images[:2], method="vit-shapley", labels=3)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+
+
+def test_a_model_of_ones_own_gets_bytes_as_they_are():
+    seen = []
+
+    class Watching(Module):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    def watching(x):
+        seen.append(x)
+        return channel_means(x)
+
+    explained(watching, BYTES)
+    assert seen[0].dtype == np.uint8
+    np.testing.assert_array_equal(seen[0][0], BYTES)
+    seen.clear()
+    explained(Watching(), BYTES)
+    np.testing.assert_array_equal(seen[0][0].permute(1, 2, 0), BYTES)
+
+
+def test_several_photographs_of_any_size_are_a_batch(tmp_path):
+    other = Image.fromarray(BYTES[:10, ::2])
+    other.save(tmp_path / "other.png")
+    found = explained(scored(), [Image.fromarray(BYTES), tmp_path / "other.png"])
+    for i, one in enumerate((Image.fromarray(BYTES), other)):
+        np.testing.assert_allclose(found.values[i], explained(scored(), one).values[0], atol=1e-8)
+
+
+def test_a_photograph_is_turned_as_the_camera_was_held(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    upright = Image.fromarray(BYTES)
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    lying.save(tmp_path / "camera.png", exif=exif)
+    expected = explained(scored(), upright)
+    with Image.open(tmp_path / "camera.png") as opened:
+        for given in (tmp_path / "camera.png", opened):
+            np.testing.assert_array_equal(explained(scored(), given).values, expected.values)

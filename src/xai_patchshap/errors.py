@@ -7,6 +7,7 @@ Every message says what came, what was expected, and how to mend it; the helper
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["PatchShapError"]
@@ -24,6 +25,12 @@ def bad(what: str, came: object, expected: str, mend: str = "") -> PatchShapErro
     """Build the error for argument ``what``: what came, what was expected, how to mend it."""
     message = f"{what}: got {came}; expected {expected}."
     return PatchShapError(f"{message} {mend}".rstrip())
+
+
+def rename(error: PatchShapError, names: Mapping[str, str]) -> None:
+    """Call the argument that an error is about by the name that its user typed."""
+    what, colon, said = str(error).partition(":")
+    error.args = (f"{names.get(what, what)}{colon}{said}",)
 
 
 def check_amount(what: str, value: Any, limit: float = math.inf) -> None:

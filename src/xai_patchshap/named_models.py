@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .errors import PatchShapError, bad
@@ -54,15 +54,40 @@ class NamedModel:
     channels: int = 3
 
     def prepare(self, image: Image.Image, zoom: int = 1) -> Tensor:
-        """Resize and centre-crop a photograph: (channels, height, width) in [0, 1].
+        """Turn a photograph upright, resize it and cut out its centre.
 
-        With ``zoom=2`` the same crop comes at twice the resolution, to look at.
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            In any mode of 8 bits, or gray in 16.
+        zoom : int
+            2 gives the same crop at twice the resolution, to look at.
+
+        Returns
+        -------
+        Tensor of float32, shape (channels, zoom * height, zoom * width)
+            In [0, 1].
+
+        Raises
+        ------
+        PatchShapError
+            If the model does not take photographs, having other channels than 1, 3 or 4 or
+            taking whole numbers; or if the photograph has more than 16 bits.
         """
         if self.channels not in _MODES:
             raise bad("image", f"a photograph for a model of {self.channels} channels", "1, 3 or 4")
+        if isinstance(self.model, OnnxModel) and self.model.rounds_photographs:
+            raise bad(
+                "image",
+                f"a photograph, which is scaled to [0, 1], for {self.model!r} of whole numbers",
+                "an array in its own units",
+                "OnnxModel(..., std=1 / 255) takes photographs, and then arrays in [0, 1].",
+            )
+        upright = ImageOps.exif_transpose(image)  # cameras note how they were held
+        image = _in_mode(upright, _MODES[self.channels])
         height, width = (zoom * side for side in self.size)
         scale = max(height / image.height, width / image.width) / self.crop
-        resized = image.convert(_MODES[self.channels]).resize(
+        resized = image.resize(
             (
                 max(width, round(image.width * scale)),
                 max(height, round(image.height * scale)),
@@ -114,6 +139,40 @@ DEMO_MODEL = "timm:tf_efficientnet_lite0"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image of a file, as it is stored.
+
+    Raises
+    ------
+    PatchShapError
+        If it is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except Exception as error:  # each decoder has errors of its own
+        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """``image.convert(mode)``, which alone makes white of all that is brighter than 255."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    try:
+        if image.mode in ("I", "F"):
+            raise ValueError("nothing says what white is")
+        return image.convert(mode)
+    except ValueError as error:
+        came = f"a photograph of PIL's mode {image.mode!r}"
+        raise bad("image", came, "gray or colour of 8 bits, or gray of 16", f"({error})") from error
+
+
+def outputs_called(names: Sequence[str] | None, name: str) -> list[int]:
+    """Indices of the outputs of that name, in any case; ImageNet's are lists of synonyms."""
+    wanted = name.lower()
+    return [i for i, n in enumerate(names or ()) if wanted in (n.lower(), *n.lower().split(", "))]
+
+
 def load_model(
     model: Any = DEMO_MODEL,
     *,
@@ -137,13 +196,15 @@ def load_model(
           :class:`~xai_patchshap.onnx_models.OnnxModel`, which has more options.
         - ``"module:function"``, or any module or function that maps images in [0, 1] to
           scores.
+        - a :class:`NamedModel`, to change its options.
     weights : str, optional
         For timm and torchvision: a checkpoint file to load instead, or ``"random"``.
     probability : bool
         Whether a classifier of timm, torchvision or transformers gives probabilities, or
         logits. Other models give what they give.
     size : int or (int, int), optional
-        Height and width of the images, where the model does not say: by default 224.
+        Height and width of the images, by default the model's own, or 224 where it does not
+        say.
     channels : {1, 3, 4}, optional
         Channels of the images, where the model does not say: by default 3.
     class_names : sequence of str, optional
@@ -168,7 +229,8 @@ def load_model(
     ((32, 32), 'output')
     """
     named = _loaded(model, weights, probability)
-    known = named.model if isinstance(named.model, OnnxModel) else None
+    own = named.model
+    known = own if isinstance(own, OnnxModel) else None
     if size is not None:
         sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
         if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
@@ -179,8 +241,9 @@ def load_model(
     if channels is not None:
         if channels not in _MODES:
             raise bad("channels", repr(channels), "1, 3 or 4")
-        if known is not None and known.channels not in (None, channels):
-            raise bad("channels", channels, f"the model's own {known.channels}, or None")
+        fixed = named.channels if prepares_images(own) else getattr(known, "channels", None)
+        if fixed not in (None, channels):
+            raise bad("channels", channels, f"the model's own {fixed}, or None")
         named = replace(named, channels=channels)
     if class_names is not None:
         names = tuple(str(n) for n in class_names)
@@ -189,6 +252,11 @@ def load_model(
             raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")
         named = replace(named, class_names=names)
     return named
+
+
+def prepares_images(model: Any) -> bool:
+    """Whether a model is one of ours, which takes RGB or gray in [0, 1] and does the rest."""
+    return isinstance(model, ScoredImages | HFModel)
 
 
 def _loaded(model: Any, weights: str | None, probability: bool) -> NamedModel:
@@ -281,6 +349,8 @@ def _torchvision_model(
 def _imported(name: str, module_name: str, attribute: str) -> Any:
     path = list(sys.path)
     try:
+        if not all(part.isidentifier() for part in module_name.split(".")):
+            raise ImportError(f"{module_name!r} is no name of a module")
         sys.path.insert(0, "")  # a module beside the user counts, as with python -m
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
@@ -290,9 +360,13 @@ def _imported(name: str, module_name: str, attribute: str) -> Any:
     finally:
         sys.path[:] = path
     if callable(found) and not isinstance(found, nn.Module) and not is_transformers(found):
+        try:
+            parameters = inspect.signature(found).parameters.values()
+        except ValueError:  # compiled functions have no signature
+            return found
         needed = [
             p
-            for p in inspect.signature(found).parameters.values()
+            for p in parameters
             if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         return found if needed else found()
@@ -325,17 +399,22 @@ def load_weights(model: nn.Module, checkpoint: str | None) -> None:
         raise bad(
             "weights", repr(checkpoint), "a readable checkpoint file", f"({error})"
         ) from error
-    state = dict(state.get("state_dict", state))
-    own = model.state_dict()
-    # Some ports keep the order of the parameters and change their names.
-    same_order = len(own) == len(state) and all(
-        a.shape == b.shape for a, b in zip(own.values(), state.values(), strict=True)
-    )
-    if set(state) != set(own):
-        if not same_order:
-            raise bad("weights", repr(checkpoint), f"the parameters of {type(model).__name__}")
-        state = dict(zip(own, state.values(), strict=True))
-    model.load_state_dict(state)
+    try:
+        state = dict(state.get("state_dict", state))
+        own = model.state_dict()
+        if set(state) != set(own):
+            # Some ports keep the order of the parameters and change their names.
+            if len(state) != len(own):
+                raise ValueError(f"{len(state)} parameters, not {len(own)}")
+            state = dict(zip(own, state.values(), strict=True))
+        model.load_state_dict(state)
+    except (AttributeError, ValueError, RuntimeError) as error:
+        raise bad(
+            "weights",
+            repr(checkpoint),
+            f"the parameters of {type(model).__name__}",
+            f"({str(error).strip().splitlines()[-1].strip()})",
+        ) from error
 
 
 def _demo_weights(name: str) -> str | None:

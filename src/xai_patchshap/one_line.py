@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shap
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .amortized import ShapleyViT, load_explainer
+from .amortized import ShapleyViT, load_card, load_explainer
 from .dispatch import Explainer
-from .errors import bad
+from .errors import PatchShapError, bad, rename
 from .explainers._shap import Ranked
-from .masking import PatchMasker, layout_of
-from .named_models import NamedModel, load_model
+from .masking import PatchMasker, as_array, layout_of
+from .named_models import NamedModel, load_model, open_image, outputs_called, prepares_images
 
 __all__ = ["METHODS", "explain_image"]
 
 METHODS = ("patch-kernel-shap", "owen-bpt", "vit-shapley")
+
+# What Captum, shap and the explainers call the arguments of explain_image.
+_ELSEWHERE = {
+    "algorithm": "method",
+    "baselines": "background",
+    "feature_mask": "players",
+    "images": "image",
+    "masker": "players",
+    "max_evals": "budget",
+    "n_samples": "budget",
+    "nsamples": "budget",
+    "output_names": "class_names",
+    "outputs": "labels",
+    "ranked_outputs": "labels",
+    "silent": "progress",
+    "target": "labels",
+}
+# What the explainers say in errors, and how it is said here.
+_SAID = (
+    (
+        r"^labels: got (\d+); expected 1 to (\d+)",
+        r"labels: got 'top\1'; expected 'top1' to 'top\2'",
+    ),
+    (r"Choose some with outputs=.*", "Explain fewer labels, or fewer images at a time."),
+    (r"PatchMasker\(layout='NHWC'\)", "layout='NHWC'"),
+    (r"algorithm='(\w+)'", r"method='\1'"),
+    (r" max_evals, batch_size, outputs and silent go .*", ""),
+)
 
 
 def explain_image(
@@ -45,12 +77,17 @@ def explain_image(
     Parameters
     ----------
     model : torch.nn.Module, callable, str, path, bytes or pipeline
-        Anything that :func:`~xai_patchshap.named_models.load_model` takes: a module, a
-        function of arrays or tensors, an ONNX file, ``"timm:NAME"``, a transformers pipeline.
-        For ``"vit-shapley"`` a ``ShapleyViT`` or its checkpoint.
-    image : ndarray, Tensor, PIL.Image.Image or path
-        (H, W, C), (C, H, W), (H, W) or a batch of these, in the units that the model takes;
-        photographs and files are resized, cropped and scaled to [0, 1].
+        Anything that :func:`~xai_patchshap.named_models.load_model` takes or returns: a
+        module, a function of arrays or tensors, an ONNX file, ``"timm:NAME"``, a transformers
+        pipeline. For ``"vit-shapley"`` a ``ShapleyViT`` or its checkpoint.
+    image : ndarray, Tensor, PIL.Image.Image, path, or list of photographs
+        (H, W, C), (C, H, W), (H, W), or a batch of these.
+
+        Photographs are turned upright, resized and cropped to the model's size, and scaled
+        to [0, 1]. A PIL image or a file is one, and so are the bytes (uint8) of one for a
+        model whose preprocessing is this package's: of a name, of transformers, or a
+        ``ShapleyViT``. Floats are for such a model in [0, 1]. Your own module, function or
+        ONNX model gets arrays and tensors as they are, in the units that it takes.
     method : {"patch-kernel-shap", "owen-bpt", "vit-shapley"}
         Shapley values of patches, Owen values to the pixel, or one pass of a trained network.
     labels : int, str, list of these, or "top3" and the like, optional
@@ -58,13 +95,13 @@ def explain_image(
     budget : int or "auto"
         Model evaluations for each image.
     background, players
-        As in :class:`PatchMasker`; vit-shapley has its own.
+        As in :class:`PatchMasker`, for images as the model gets them; vit-shapley has its own.
     layout : {"auto", "NCHW", "NHWC"}
         Where the channels are. By default where there are 1, 3 or 4 of them; where both
         could be, last for arrays and first for tensors.
     batch_size : int or "auto"
     class_names : sequence of str, optional
-        Names of the outputs, where the model has none.
+        Names of the outputs, by default the model's own if it has any.
     seed : int or None
     progress : bool
     **options
@@ -95,48 +132,109 @@ def explain_image(
     >>> bool(np.isclose(explanation.values.sum(), image[..., 1].mean()))
     True
     """
+    for name in options:
+        if name in _ELSEWHERE:
+            raise bad("arguments", f"{name}=", f"{_ELSEWHERE[name]}=, as it is called here")
     kind = str(method).replace("_", "-")
+    kind = "patch-kernel-shap" if kind == "patch-kernel" else kind  # as Explainer calls it
     if kind not in METHODS:
         raise bad("method", repr(method), f"one of {METHODS}", "For pairs, use InteractionShap.")
-    if kind == "vit-shapley":
-        if players is not None or background not in ("mean", "drop"):
-            raise bad(
-                "players or background",
-                f"{players!r}, {background!r}",
-                "neither for vit-shapley: the training has settled them",
-            )
-        network = model if isinstance(model, ShapleyViT) else load_explainer(model)
-        names = class_names
-        x, _ = _as_batch(image, NamedModel(network, "", network.image_size), layout)
-        explainer = Explainer(network, None, algorithm=kind, seed=seed, **options)
-    else:
-        named = load_model(model, class_names=class_names)
-        names = named.class_names
+    with _in_these_words():
+        if kind == "vit-shapley":
+            named = _trained(model, class_names)
+            is_mean_or_drop = isinstance(background, str) and background in ("mean", "drop")
+            if players is not None or not is_mean_or_drop:
+                raise bad(
+                    "players or background",
+                    f"{players!r}, {background!r}",
+                    "neither for vit-shapley: the training has settled them",
+                )
+            background = "drop"
+        else:
+            named = load_model(model, class_names=class_names)
         x, axes = _as_batch(image, named, layout)
         masker = PatchMasker(players, background, axes)
-        explainer = Explainer(named.model, masker, algorithm=kind, seed=seed, **options)
-    explainer.output_names = None if names is None else list(names)
-    explanation: shap.Explanation = explainer(
-        x,
-        max_evals=budget,
-        batch_size=batch_size,
-        outputs=_chosen(labels, names),
-        silent=not progress,
-    )
+        names = named.class_names
+        explainer = Explainer(
+            named.model,
+            masker,
+            algorithm=kind,
+            output_names=None if names is None else list(names),
+            seed=seed,
+            **options,
+        )
+        explanation: shap.Explanation = explainer(
+            x,
+            max_evals=budget,
+            batch_size=batch_size,
+            outputs=_chosen(labels, names),
+            silent=not progress,
+        )
     return explanation
 
 
+@contextmanager
+def _in_these_words() -> Iterator[None]:
+    """Let errors of the explainers speak of the arguments of :func:`explain_image`."""
+    try:
+        yield
+    except PatchShapError as error:
+        rename(error, _ELSEWHERE)
+        message = str(error)
+        for theirs, ours in _SAID:
+            message = re.sub(theirs, ours, message)
+        error.args = (message,)
+        raise
+
+
+def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
+    """An explainer network, or that of a checkpoint, whose card may name the classes."""
+    names = class_names
+    if isinstance(model, str | PathLike):
+        file = Path(model)
+        model = load_explainer(file)
+        names = load_card(file).get("class_names") if names is None else names
+    if not isinstance(model, ShapleyViT):
+        raise bad(
+            "model",
+            f"an object of type {type(model).__name__}",
+            "a ShapleyViT or the path of its checkpoint for vit-shapley",
+            "xai-patchshap train makes one for your own transformer.",
+        )
+    known = None if names is None else tuple(str(n) for n in names)
+    return NamedModel(model, "", model.image_size, class_names=known)
+
+
 def _as_batch(image: Any, named: NamedModel, layout: Any) -> tuple[Any, Any]:
-    """A batch of images, and where its channels are."""
-    if isinstance(image, str | PathLike):
-        try:
-            with Image.open(image) as opened:
-                image = opened.convert("RGBA" if named.channels == 4 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise bad("image", f"'{image}'", "a readable image file", f"({error})") from error
-    if isinstance(image, Image.Image):
-        return named.prepare(image)[None], "NCHW"
-    x = image if isinstance(image, Tensor) else np.asarray(image)
+    """A batch of images as the model takes them, and where its channels are."""
+    several = image if isinstance(image, list | tuple) else [image]
+    if several and all(isinstance(one, str | PathLike | Image.Image) for one in several):
+        photographs = [one if isinstance(one, Image.Image) else open_image(one) for one in several]
+        return torch.stack([named.prepare(p) for p in photographs]), "NCHW"
+    x, axes = _arrays(image, layout)
+    if not (prepares_images(named.model) or isinstance(named.model, ShapleyViT)):
+        return x, axes
+    pixels = as_array(x)
+    if pixels.dtype.kind in "iu" and pixels.dtype != np.uint8:
+        raise bad("image", f"dtype {pixels.dtype}", "uint8, 0 to 255, or floats in [0, 1]")
+    if pixels.dtype != np.uint8:
+        return x, axes
+    pixels = pixels if axes == "NHWC" else np.moveaxis(pixels, 1, 3)
+    if pixels.shape[3] not in (1, 3, 4):
+        raise bad("image", f"{pixels.shape[3]} channels", "1, 3 or 4")
+    # Pillow has no axis of channels for gray.
+    pixels = pixels[..., 0] if pixels.shape[3] == 1 else pixels
+    return torch.stack([named.prepare(Image.fromarray(p)) for p in pixels]), "NCHW"
+
+
+def _arrays(image: Any, layout: Any) -> tuple[NDArray[Any] | Tensor, Any]:
+    """An array or a tensor as a batch, and where its channels are."""
+    try:
+        x = image if isinstance(image, Tensor) else np.asarray(image)
+    except ValueError as error:
+        raise bad(
+            "image", "images of several sizes", "a batch of one size", f"({error})"
+        ) from error
     if x.ndim == 2:
         axes = layout if layout != "auto" else "NCHW" if isinstance(x, Tensor) else "NHWC"
         return (x[None, None] if axes == "NCHW" else x[None, :, :, None]), axes
@@ -148,19 +246,24 @@ def _as_batch(image: Any, named: NamedModel, layout: Any) -> tuple[Any, Any]:
     return x, layout_of(x, layout)
 
 
+class _Top(Ranked):
+    """Said as the user did."""
+
+    def __repr__(self) -> str:
+        return f"'top{self.n}'"
+
+
 def _chosen(labels: Any, names: Sequence[str] | None) -> Any:
     """What the explainers take as outputs."""
     if labels is None:
         return Ranked(1, "max", if_any=True)
     if isinstance(labels, str) and re.fullmatch("top[1-9][0-9]*", labels):
-        return Ranked(int(labels[3:]), "max")
-    several = isinstance(labels, list | tuple | np.ndarray)
+        return _Top(int(labels[3:]), "max")
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
     chosen = []
-    for label in labels if several else [labels]:
+    for label in labels if isinstance(labels, list | tuple) else [labels]:
         if isinstance(label, str):
-            # ImageNet's names are lists of synonyms.
-            known = [n.lower() for n in names or ()]
-            found = [i for i, n in enumerate(known) if label.lower() in (n, *n.split(", "))]
+            found = outputs_called(names, label)
             if len(found) != 1:
                 came = f"{label!r}, which names {len(found)} of the outputs"
                 raise bad(

@@ -57,6 +57,8 @@ class OnnxModel:
 
     Attributes
     ----------
+    input_shape : tuple
+        Shape of the model's input, with a name or None where a side is free.
     layout : {"NCHW", "NHWC"} or None
         Axes of the model's images; None if its input has not four axes.
     channels : int or None
@@ -65,6 +67,9 @@ class OnnxModel:
         Height and width of its images in pixels, if fixed.
     n_outputs : int or None
         Number of its outputs, if fixed.
+    rounds_photographs : bool
+        Whether it takes whole numbers and has no ``std`` below 1, so that images in [0, 1]
+        would be rounded to 0 and 1.
 
     Raises
     ------
@@ -134,6 +139,7 @@ class OnnxModel:
         self._mean, self._std = (self._per_channel(n, v) for n, v in (("mean", mean), ("std", std)))
         if not self._std.all():
             raise bad("std", std, "numbers other than 0")
+        self.rounds_photographs = self._dtype.kind in "iu" and bool((np.abs(self._std) >= 1).all())
 
     def __repr__(self) -> str:
         axes = f", {self.layout}" if self.layout else ""

@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from xai_patchshap import Interactions, __version__
-from xai_patchshap.cli import main
+from xai_patchshap.cli import _result, main
+from xai_patchshap.estimators import ExactInteractions
 from xai_patchshap.plots import redraw
 
 MODEL = """
@@ -109,7 +111,10 @@ def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
         (["missing.png"], "image: got '.*missing.png'; expected a readable image file"),
         (["white.png", "--classes", "9"], "--classes: got '9'; expected topN, or indices 0 to 2"),
         (["white.png", "--classes", "cat"], "--classes: got 'cat'"),
-        (["white.png", "--budget", "1"], "max_evals: got 1; expected a whole number of at least 2"),
+        (["white.png", "--classes", "²"], "--classes: got '²'"),
+        (["white.png", "--budget", "1"], "--budget: got 1; expected a whole number of at least 2"),
+        (["white.png", "--batch-size", "0"], "--batch-size: got 0; expected a whole number"),
+        (["white.png", "--seed", "-1"], "--seed: got -1; expected a whole number of at least 0"),
         (
             ["white.png", "--device", "cpu"],
             "--device: got 'cpu'; expected none for a model that is",
@@ -123,6 +128,50 @@ def test_errors_end_with_a_message_and_status_2(workplace, capsys, arguments, me
     arguments = [str(workplace / arguments[0]), *map(str, arguments[1:])]
     assert explain(workplace, *arguments) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_single_player_has_interactions_of_order_1(workplace, capsys):
+    options = ["--method", "interaction-shap", "--players", "1x1", "--classes", "0"]
+    assert explain(workplace, workplace / "white.png", *options) == 2
+    assert "--order: got 2; expected at most 1, the number of players" in capsys.readouterr().err
+    assert explain(workplace, workplace / "white.png", *options, "--order", "1") == 0
+    assert "1 players, 2 model evaluations (budget 1000), exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--budget", "--batch-size"])
+def test_numbers_that_are_none(workplace, capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        explain(workplace, workplace / "white.png", option, "many")
+    assert f"{option}: got 'many'; expected a whole number or 'auto'" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(workplace, capsys):
+    model = ["--model", "timm:test_vit", "--weights", "random", "--device", "no_such"]
+    assert main(["explain", str(workplace / "white.png"), *model]) == 2
+    assert "--device: got 'no_such'; expected a device that torch" in capsys.readouterr().err
+
+
+def test_a_photograph_is_turned_as_the_camera_was_held(workplace):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    with Image.open(workplace / "ramp.jpg") as ramp:
+        ramp.save(workplace / "upright.png")
+        lying = ramp.transpose(Image.Transpose.ROTATE_90)
+        lying.save(workplace / "camera.png", exif=exif)
+    files = [workplace / "upright.png", workplace / "camera.png"]
+    assert explain(workplace, files, "--background", str(files[1]), "--classes", "0") == 0
+    upright, camera = (np.load(workplace / "out" / f"{f.stem}.npz") for f in files)
+    for key in ("image", "photo", "values", "base_values"):
+        np.testing.assert_array_equal(upright[key], camera[key])
+    np.testing.assert_allclose(camera["values"], 0, atol=1e-6)  # it is its own background
+
+
+def test_classes_of_one_name_have_pictures_of_their_own(tmp_path, monkeypatch):
+    found = ExactInteractions(2).estimate(np.arange(8.0).reshape(4, 2) ** 2)
+    monkeypatch.setattr(_result, "interaction_network", lambda *_, **__: Figure((1, 1)))
+    names = {"class_names": ["crane", "crane"], "classes": [134, 517], "photo": 0, "labels": 0}
+    files = _result._draw_pairs(tmp_path, "x", names, found)
+    assert [file.name for file in files] == ["x-crane.png", "x-crane-517.png"]
 
 
 def test_unknown_models_are_named(capsys, tmp_path):

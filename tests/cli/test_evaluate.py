@@ -226,6 +226,7 @@ def test_the_amortized_explainer_beside_others(tmp_path):
         (["--methods", ""], "--methods: got ''; expected some of"),
         (["--methods", "vit-shapley"], "--methods: got vit-shapley without --explainer"),
         (["--budget", "1"], "--budget: got 1; expected a whole number of at least 2"),
+        (["--seed", "-1"], "--seed: got -1; expected a whole number of at least 0"),
         (["--steps", "0"], "--steps: got 0; expected a whole number of at least 1"),
         (["--samples", "1"], "--samples: got 1; expected a whole number of at least 2"),
         (["--batch-size", "0"], "--batch-size: got 0; expected a whole number of at least 1"),

@@ -108,18 +108,20 @@ def group_sizes(monkeypatch):
 
 def test_every_image_gets_its_files_and_a_place_on_the_page(model, folder, capsys):
     (folder / "sub" / "broken.jpg").write_bytes(b"\xff\xd8 not really")
+    Image.new("F", (8, 8)).save(folder / "sub" / "floats.tiff")
     assert explain(folder, "--classes", "0,2") == 1
     printed, err = capsys.readouterr()
-    assert "4 of 5 images explained, 0 were explained already, 1 could not be" in printed
+    assert "4 of 6 images explained, 0 were explained already, 2 could not be" in printed
+    assert re.search(r"\nxai-patchshap: image '.*floats.tiff': got a photograph of PIL's", err)
     assert re.search(r"\nxai-patchshap: image: got '.*broken.jpg'; expected a readable", err)
-    assert "5/5" in err
+    assert "6/6" in err
     assert "images/s" in err
     out = folder.parent / "out"
     assert list(values(out)) == ORDINARY
     assert not list(out.rglob("*.new"))
     page = (out / "index.html").read_text()
     assert "4 images explained by patch-kernel-shap" in page
-    assert "1 could not be explained" in page
+    assert "2 could not be explained" in page
     assert "broken.jpg" in page
     for name in ORDINARY:
         assert (out / f"{name}.png").exists()
@@ -317,9 +319,9 @@ def test_an_image_that_fails_in_its_group_fails_alone(model, folder, capsys, mon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budget", "1"], "max_evals: got 1; expected a whole number of at least 2"),
+        (["--budget", "1"], "--budget: got 1; expected a whole number of at least 2"),
         (["--classes", "7"], "--classes: got '7'; expected topN, or indices 0 to 2"),
-        (["--players", "none"], "players: got 'none'"),
+        (["--players", "none"], "--players: got 'none'"),
         (["--model", "folder_model_for_test:no_batch"], "model: got an output of shape (3,) for a"),
         (["--model", "folder_model_for_test:number"], "model: got an output of shape () for a"),
     ],

@@ -125,6 +125,7 @@ def test_bad_requests_are_refused(folder, tmp_path, capsys):
     assert "expected a JSON object" in failing(capsys, *wrong, "{")
     assert "arguments that it takes" in failing(capsys, *wrong, '{"bogus": 1}')
     small = json.dumps(ARGS)
+    assert "--device: got 'x'; expected a dev" in failing(capsys, *wrong, small, "--device", "x")
     missing = [*wrong, small, "--validation", tmp_path / "nothing"]
     assert "expected a folder with images, at any depth" in failing(capsys, *missing)
     err = failing(capsys, "train", "surrogate", images, *out, "--model", "timm:resnet18",
@@ -132,6 +133,9 @@ def test_bad_requests_are_refused(folder, tmp_path, capsys):
     assert "0 vision transformers" in err
     err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none")
     assert "which is no file" in err
+    err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none",
+                  "--calibrate", "-1")  # fmt: skip
+    assert "--calibrate: got -1; expected a whole number of at least 0" in err
     err = failing(capsys, "explain", "cat.jpg", "--method", "vit-shapley")
     assert "image" in err
 
@@ -145,6 +149,9 @@ def test_the_explainer_is_for_its_own_method(trained, tmp_path, capsys):
     assert "--players: got 3x3; expected none for --method vit-shapley" in err
     err = failing(capsys, *own, "--explainer", file, "--trees", "3")
     assert "--trees: got 3; expected none" in err
+    for option, value in [("--model", "timm:x"), ("--background", "blur"), ("--scale", "logit")]:
+        err = failing(capsys, *own, "--explainer", file, option, value)
+        assert f"{option}: got {value}; expected none for --method vit-shapley" in err
     err = failing(capsys, "explain", image, "--out", tmp_path, "--explainer", file)
     assert "expected it with --method vit-shapley only" in err
 

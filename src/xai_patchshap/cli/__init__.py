@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import PatchShapError
+from ..errors import PatchShapError, rename
 from ._evaluate import add_evaluate
 from ._explain import add_explain
+from ._model import FLAGS
 from ._train import add_train
 
 __all__ = ["main"]
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments) or 0
     except PatchShapError as error:
+        rename(error, FLAGS)
         print(f"xai-patchshap: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..errors import PatchShapError, bad
+from ..errors import PatchShapError, bad, rename
 from ..explainers import PatchExplainer
 from ..masking import PatchMasker
 from ..metrics import deletion_curve, insertion_curve
@@ -27,6 +27,7 @@ from ..named_models import NamedModel
 from ._images import images_of
 from ._methods import COMPARED, ImageGame, SurrogateScores, attributed
 from ._model import (
+    FLAGS,
     add_model_options,
     batch_rows,
     class_name,
@@ -85,6 +86,7 @@ def _evaluate(a: argparse.Namespace) -> int:
     at_least(1, "--steps", a.steps)
     if a.samples:
         at_least(2, "--samples", a.samples)
+    at_least(0, "--seed", a.seed)
     files = images_of(a.images, a.out)
     comparison = _Comparison(a, methods)
     stopped = False
@@ -146,6 +148,7 @@ class _Comparison:
         except PatchShapError as error:
             if not self.rows:
                 raise  # it is not this image: all the others would fail too
+            rename(error, FLAGS)
             self.failed.append(f"'{path}': {error}")
             bar.update(begun + len(self.methods) - bar.n)
 

@@ -12,10 +12,10 @@ from PIL import Image
 from ..errors import PatchShapError, bad
 from ..estimators import INDICES
 from ..explainers import PatchExplainer
-from ..named_models import NamedModel
+from ..named_models import NamedModel, open_image
 from ..samples import CIFAR10_CLASSES, cifar10_images, cifar10_path
 from ._folder import explain_folders
-from ._images import images_of, open_image
+from ._images import images_of
 from ._model import (
     METHODS,
     add_model_options,
@@ -65,7 +65,11 @@ def add_explain(commands: Any) -> None:
         "--trees", dest="n_trees", type=int, help="owen-bpt: trees of each kind (4)"
     )
     options.add_argument("--index", choices=INDICES, help="interaction-shap: which index (SII)")
-    options.add_argument("--order", type=int, help="interaction-shap: highest order (2)")
+    options.add_argument(
+        "--order",
+        type=int,
+        help="interaction-shap: highest order, at most the number of players (2)",
+    )
 
     demo = commands.add_parser("demo", help="explain a real photograph, offline")
     demo.set_defaults(run=_demo, **vars(options.parse_args([])))

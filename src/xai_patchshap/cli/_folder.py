@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..errors import PatchShapError, bad
+from ..errors import PatchShapError, bad, rename
 from ..explainers import PatchExplainer
 from ..named_models import NamedModel
 from ..plots import redraw
 from ._images import digest_of
-from ._model import batch_rows, scores_of
+from ._model import FLAGS, batch_rows, scores_of
 from ._report import write_index
 from ._result import (
     Subject,
@@ -208,6 +208,7 @@ class _Work:
             )
         except PatchShapError as error:
             if len(subjects) == 1:
+                rename(error, FLAGS)
                 return {subjects[0].name: error}
             errors: dict[str, PatchShapError] = {}
             for i in range(len(subjects)):

@@ -1,4 +1,4 @@
-"""Image files for the command line: finding, opening and telling them apart."""
+"""Image files for the command line: finding and telling them apart."""
 
 from __future__ import annotations
 
@@ -6,27 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..errors import bad
 
 __all__: list[str] = []  # parts of the command line, for no one else
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """The image of a file, RGB.
-
-    Raises
-    ------
-    PatchShapError
-        If it is no readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # each decoder has errors of its own
-        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
 
 
 def digest_of(path: str | Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..amortized import load_card, load_explainer
 from ..errors import bad
@@ -24,8 +24,7 @@ from ..explainers import (
 )
 from ..masking import PatchMasker
 from ..models import BatchModel
-from ..named_models import DEMO_MODEL, NamedModel, load_model
-from ._images import open_image
+from ..named_models import DEMO_MODEL, NamedModel, load_model, open_image
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
@@ -43,11 +42,36 @@ OWN_OPTIONS = {
     "index": "interaction-shap",
     "order": "interaction-shap",
 }
+# What a trained explainer has settled, with the values that mean that nothing was given.
+_SETTLED: dict[str, tuple[Any, ...]] = {
+    "players": (None,),
+    "model": (DEMO_MODEL,),
+    "weights": (None,),
+    "size": (None,),
+    "background": ("mean", "drop"),
+    "scale": ("probability",),
+    **dict.fromkeys(OWN_OPTIONS, (None,)),
+}
+# Arguments of the library by their names on the command line.
+FLAGS = {
+    "max_evals": "--budget",
+    "batch_size": "--batch-size",
+    "n_trees": "--trees",
+    **{
+        name: f"--{name}"
+        for name in ("seed", *_SETTLED)
+        if name not in ("model", "n_trees")  # what is wrong with a model is not its name
+    },
+}
 
 
 def auto_or_int(text: str) -> int | str:
     """The type of ``--budget`` and ``--batch-size``."""
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        expected = "expected a whole number or 'auto'"
+        raise argparse.ArgumentTypeError(f"got {text!r}; {expected}") from None
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +90,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--players",
-        help="ROWSxCOLUMNS or patch:PIXELS (owen-bpt: pixels; else a ViT's own patches, or 7x7)",
+        help="ROWSxCOLUMNS, patch:PIXELS or slic:NUMBER for superpixels (owen-bpt: pixels; else a "
+        "ViT's own patches, or 7x7)",
     )
     parser.add_argument(
         "--background",
@@ -82,16 +107,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def named_model(a: argparse.Namespace) -> NamedModel:
     """The model that was named, on its device."""
-    if a.size is not None and a.size < 1:
-        raise bad("--size", a.size, "a positive number of pixels")
     named = load_model(
         a.model, weights=a.weights, probability=a.scale == "probability", size=a.size
     )
     if a.device is not None:
-        if not isinstance(named.model, torch.nn.Module):
+        if not isinstance(named.model, nn.Module):
             raise bad("--device", repr(a.device), "none for a model that is a function")
-        named.model.to(a.device)
+        placed(named.model, a.device)
     return named
+
+
+def placed(module: nn.Module, device: str) -> nn.Module:
+    """The module, moved to the device of that name."""
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+        reason = str(error).partition("\n")[0]
+        raise bad("--device", repr(device), "a device that torch can use", f"({reason})") from error
 
 
 def prepare_masker(a: argparse.Namespace, named: NamedModel) -> PatchMasker:
@@ -109,7 +141,7 @@ def built(a: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
         given = getattr(a, option)
         if given is not None:
             if method != a.method:
-                raise bad(_flag(option), given, f"it with --method {method} only")
+                raise bad(FLAGS[option], given, f"it with --method {method} only")
             options[option] = given
     masker = prepare_masker(a, named)
     return named, METHODS[a.method](named.model, masker, seed=a.seed, **options)
@@ -124,15 +156,15 @@ def trained(a: argparse.Namespace) -> tuple[NamedModel, ViTShapleyAmortized]:
             "the explainer.safetensors of a training",
             "Train one: xai-patchshap train surrogate, then xai-patchshap train explainer.",
         )
-    for option in ("players", "weights", "size", *OWN_OPTIONS):
-        given = getattr(a, option, None)
-        if given is not None:
+    for option, defaults in _SETTLED.items():
+        given = getattr(a, option, defaults[0])  # evaluate has not all of them
+        if given not in defaults:
             raise bad(
-                _flag(option), given, "none for --method vit-shapley",
+                FLAGS.get(option, f"--{option}"), given, "none for --method vit-shapley",
                 "The training has settled the patches and the model.",
             )  # fmt: skip
     network = load_explainer(a.explainer)
-    network.to(a.device or "cpu")
+    placed(network, a.device or "cpu")
     names = load_card(a.explainer).get("class_names")
     scale = "probability" if network.probability else "logit"
     named = NamedModel(
@@ -144,10 +176,6 @@ def trained(a: argparse.Namespace) -> tuple[NamedModel, ViTShapleyAmortized]:
     )
     a.background = "drop"
     return named, ViTShapleyAmortized(network, seed=a.seed)
-
-
-def _flag(option: str) -> str:
-    return "--trees" if option == "n_trees" else f"--{option}"
 
 
 def _background(text: str, named: NamedModel) -> Any:

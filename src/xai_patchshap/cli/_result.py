@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import __version__
-from ..errors import bad
+from ..errors import PatchShapError, bad, rename
 from ..estimators import Interactions
 from ..explainers import InteractionShap, PatchExplainer
-from ..named_models import NamedModel
+from ..named_models import NamedModel, open_image, outputs_called
 from ..plots import interaction_network, redraw
-from ._images import digest_of, open_image
+from ._images import digest_of
 from ._model import OWN_OPTIONS, class_name, explained
 
 __all__: list[str] = []  # parts of the command line, for no one else
@@ -57,9 +57,14 @@ def read_subject(named: NamedModel, name: str, image: Any, digest: str = "") -> 
         source, digest = str(image.resolve()), digest or digest_of(image)
         image = open_image(image)
     zoom = max(2, -(-_PICTURE // min(named.size)))
-    photo = (named.prepare(image, zoom=zoom).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    try:
+        x, larger = named.prepare(image), named.prepare(image, zoom=zoom)
+    except PatchShapError as error:
+        rename(error, {"image": f"image '{source or name}'"})
+        raise
+    photo = (larger.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     photo = photo[..., 0] if photo.shape[2] == 1 else photo[..., :3]
-    return Subject(name, named.prepare(image), photo, source, digest)
+    return Subject(name, x, photo, source, digest)
 
 
 def settings_of(
@@ -98,15 +103,14 @@ def _weights(model: Any) -> str:
 
 def chosen_classes(text: str, scores: NDArray[np.float64], named: NamedModel) -> list[int]:
     """Indices of the classes that ``--classes`` names."""
-    if text.startswith("top") and text[3:].isdigit() and int(text[3:]) > 0:
+    if text.startswith("top") and text[3:].isdecimal() and int(text[3:]) > 0:
         return [int(c) for c in np.argsort(-scores, kind="stable")[: int(text[3:])]]
     chosen = []
     for part in (p.strip() for p in text.split(",")):
-        if part.isdigit():
+        if part.isdecimal():
             index = int(part)
         else:
-            known = [n.lower() for n in named.class_names or ()]
-            matches = [i for i, n in enumerate(known) if part.lower() in (n, *n.split(", "))]
+            matches = outputs_called(named.class_names, part)
             if len(matches) > 1:
                 raise bad("--classes", repr(part), f"one class; it names those of index {matches}")
             index = matches[0] if matches else -1
@@ -230,8 +234,11 @@ def _draw_pairs(out: Path, name: str, arrays: dict[str, Any], found: Interaction
             std=np.nan_to_num(found.matrix_std()[:, :, k], posinf=1e300),
         )
         slug = "".join(c if c.isalnum() else "-" for c in class_)
-        files.append(out / f"{name}-{slug}.png")
-        figure.savefig(files[-1], dpi=150)
+        file = out / f"{name}-{slug}.png"
+        if file in files:  # two of ImageNet's classes are cranes
+            file = out / f"{name}-{slug}-{arrays['classes'][k]}.png"
+        files.append(file)
+        figure.savefig(file, dpi=150)
     return files
 
 

@@ -25,8 +25,10 @@ from ..amortized import (
 )
 from ..amortized.explainer import OBJECTIVES
 from ..errors import PatchShapError, bad
-from ..named_models import NamedModel, ScoredImages, fetched, load_weights
-from ._images import images_below, open_image
+from ..metrics._sampled import at_least
+from ..named_models import NamedModel, ScoredImages, fetched, load_weights, open_image
+from ._images import images_below
+from ._model import placed
 
 __all__ = ["ImageFiles", "add_train"]
 
@@ -198,7 +200,7 @@ def _surrogate(a: argparse.Namespace) -> None:
     classifier = ScoredImages(vit, config["mean"], config["std"], probability=False)
     training, common = _common(a, tuple(size))
     train_surrogate(
-        classifier.to(a.device),
+        placed(classifier, a.device),
         training,
         a.out,
         architecture=architecture,
@@ -210,7 +212,8 @@ def _surrogate(a: argparse.Namespace) -> None:
 
 
 def _explainer(a: argparse.Namespace) -> None:
-    surrogate = load_surrogate(a.surrogate).to(a.device)
+    at_least(0, "--calibrate", a.calibrate)
+    surrogate = placed(load_surrogate(a.surrogate), a.device)
     architecture = Architecture(**load_card(a.surrogate)["architecture"])
     vit: Any = surrogate.model
     training, common = _common(a, tuple(vit.patch_embed.img_size))
