@@ -119,6 +119,11 @@ def test_what_is_drawn_are_the_values_with_channels_added_up(form):
 @pytest.mark.parametrize("form", [f for f in FORMS if f.startswith("Explanation")])
 def test_an_explanation_brings_its_images(form):
     np.testing.assert_array_equal(as_explanation(FORMS[form]).data, IMAGES)
+    one = shap.Explanation(FORMS[form].values[..., 0], data=FORMS[form].data)
+    for several in ({"array": FIRST[..., 0], "own": one}, [FIRST[..., 0], one], (one, one)):
+        found = as_explanation(several)
+        np.testing.assert_array_equal(found.data, IMAGES)
+        np.testing.assert_array_equal(found.values[..., 1], VALUES[..., 0])
 
 
 @pytest.mark.parametrize(
@@ -550,6 +555,7 @@ ROW_VALUES = ROWS.double().expand(N, C, H, W)
             r"base_values: got shape \(2,\); expected \(4,\) or \(2, 4\), one per output",
         ),
         ({"base_values": [1.0, 2, 3, np.inf]}, "base_values: got NaN or infinity"),
+        ({"base_values": ["cat"]}, r"base_values: got \['cat'\]; expected numbers"),
         (
             {"attributions": ROW_VALUES, "feature_mask": ROWS[1:]},
             r"feature_mask: got shape \(5, 8\) of int64; expected whole numbers of shape "

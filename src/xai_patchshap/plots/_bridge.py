@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -52,8 +52,8 @@ def as_explanation(
         - an Explanation of any of these explainers. One that ``shap.image_plot`` draws as
           it is, as this package's explainers return it, comes back unchanged.
     images : ndarray or Tensor (N, H, W, C) or (N, C, H, W)
-        What is shown beside and below the maps: floats in [0, 1], or uint8. An Explanation
-        has images of its own, which these replace.
+        What is shown beside and below the maps: floats in [0, 1], or uint8. By default those
+        of the Explanation, or of the first one in a list or mapping.
     layout : {"auto", "NCHW", "NHWC"}
         Axes of the images, and of attributions whose shape fits both. By default tensors
         have channels first, and arrays have them where an axis has 1, 3 or 4 entries, the
@@ -181,9 +181,7 @@ def side_by_side(
     """
     if not isinstance(methods, Mapping) or not methods:
         raise bad("methods", repr(methods)[:60], "a mapping of names to attributions")
-    if images is None:
-        own = [m.data for m in methods.values() if isinstance(m, shap.Explanation)]
-        images = own[0] if own else None
+    images = _first_images(methods.values()) if images is None else images
     columns, bases = [], []
     for name, attributions in methods.items():
         what = f"methods[{name!r}]"
@@ -227,10 +225,12 @@ def _read(
             images = given.data
         names = given.output_names if names is None else names
         base, given = given.base_values, given.values
+    elif images is None and isinstance(given, Mapping | list | tuple):
+        images = _first_images(given.values() if isinstance(given, Mapping) else given)
     if images is None:
         raise bad("images", "None", "the images", "Only an Explanation brings its own.")
     data = _pixels(images, layout)
-    if isinstance(given, tuple) and len(given) == 2 and np.ndim(_plain(given[1])) == 2:
+    if isinstance(given, tuple) and len(given) == 2 and _are_indexes(given[1]):
         given, indexes = given[0], np.asarray(_plain(given[1]))
     if isinstance(given, Mapping):
         if names is not None:
@@ -248,6 +248,17 @@ def _read(
         _named(names, n, k) if indexes is None else _ranked(names, indexes, n, k),
         None if base is None else _base(base, n, k),
     )
+
+
+def _are_indexes(second: Any) -> bool:
+    """Whether the second of a pair goes with ``ranked_outputs``, and is no map of its own."""
+    # numpy would slice an Explanation element by element.
+    return not isinstance(second, shap.Explanation) and np.ndim(_plain(second)) == 2
+
+
+def _first_images(several: Iterable[Any]) -> Any:
+    """Images of the first Explanation among attributions; None if there is none."""
+    return next((given.data for given in several if isinstance(given, shap.Explanation)), None)
 
 
 def _plain(given: Any) -> Any:
@@ -486,7 +497,10 @@ def _ranked(names: Any, indexes: NDArray[Any], n: int, k: int) -> _Names:
 
 def _base(given: Any, n: int, k: int) -> _Floats:
     """Base values as (N, K)."""
-    base = np.asarray(_plain(given), dtype=np.float64)
+    try:
+        base = np.asarray(_plain(given), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise bad("base_values", repr(given)[:60], "numbers") from None
     _check_finite("base_values", base)
     if k == 1 and base.shape in ((), (n,)):
         base = base.reshape(-1, 1)
