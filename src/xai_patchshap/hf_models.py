@@ -159,11 +159,12 @@ def _from_hub(name: str) -> tuple[Any, Any]:
             name, output_loading_info=True
         )
     except Exception as error:  # of the hub, of the file system, or of an unknown architecture
+        reason = str(error).strip().partition("\n")[0]
         raise bad(
             "model",
             f"'hf:{name}'",
             "an image classifier on the Hugging Face hub, cached or to be downloaded, or a folder",
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]})",
+            f"({type(error).__name__}: {reason})",
         ) from error
     if found["missing_keys"]:
         raise bad(

@@ -57,6 +57,8 @@ class OnnxModel:
 
     Attributes
     ----------
+    content : bytes
+        The file, without weights that lie beside it.
     input_shape : tuple
         Shape of the model's input, with a name or None where a side is free.
     layout : {"NCHW", "NHWC"} or None
@@ -113,7 +115,7 @@ class OnnxModel:
         std: float | Sequence[float] = 1.0,
         providers: Sequence[Any] = ("CPUExecutionProvider",),
     ) -> None:
-        self._bytes, self._folder, self._source = _content(model)
+        self.content, self._folder, self._source = _content(model)
         self._providers = list(providers)
         self._session = self._new_session()
         inputs = self._session.get_inputs()
@@ -198,7 +200,7 @@ class OnnxModel:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, self._folder)
         try:
-            return onnxruntime.InferenceSession(self._bytes, options, providers=self._providers)
+            return onnxruntime.InferenceSession(self.content, options, providers=self._providers)
         except Exception as error:  # onnxruntime's errors share no base but this
             raise bad(
                 "ONNX model", self._source, "a model that onnxruntime can read", f"({error})"

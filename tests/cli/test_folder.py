@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -13,11 +14,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from xai_patchshap import PatchKernelShap, ViTShapleyAmortized
 from xai_patchshap.cli import _folder, _report, _result, main
 from xai_patchshap.cli._folder import group_size
-from xai_patchshap.cli._images import images_below, images_of
-from xai_patchshap.named_models import NamedModel
-from xai_patchshap.samples import cifar10_images, cifar10_path
+from xai_patchshap.cli._images import digest_of, images_below, images_of
+from xai_patchshap.named_models import NamedModel, load_model
+from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
 
 MODEL = """
 import torch
@@ -200,6 +202,37 @@ def test_other_weights_are_other_settings(folder, capsys, tmp_path, monkeypatch)
         assert main([*common, "--out", str(tmp_path / "out")]) == 0
     assert settings[0] == settings[1]
     assert settings[0]["weights"] != settings[2]["weights"]
+
+
+def test_weights_are_told_by_the_model_and_not_by_a_file_of_its_name(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    a = argparse.Namespace(
+        method="vit-shapley", players=None, background="drop", classes="top1", budget=None, seed=0,
+        **dict.fromkeys(_result.OWN_OPTIONS),
+    )  # fmt: skip
+    network = cifar10_explainer()
+    named = NamedModel(network.whole_images, "explainer.safetensors", (32, 32))
+    settings = _result.settings_of(a, named, ViTShapleyAmortized(network))
+    (tmp_path / "explainer.safetensors").write_bytes(b"of another training")
+    assert _result.settings_of(a, named, ViTShapleyAmortized(network)) == settings
+
+    found = []
+    for op in ("Flatten", "GlobalAveragePool"):
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node(op, ["x"], ["y"])],
+            "graph",
+            [onnx.helper.make_tensor_value_info("x", 1, ["b", 3, 8, 8])],
+            [onnx.helper.make_tensor_value_info("y", 1, None)],
+        )
+        opset = [onnx.helper.make_opsetid("", 17)]
+        file = tmp_path / "model.onnx"
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), file)
+        named = load_model(str(file))
+        found.append(_result.settings_of(a, named, PatchKernelShap(named.model))["weights"])
+        assert found[-1] == digest_of(file)
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ..errors import PatchShapError, bad, rename
 from ..estimators import Interactions
 from ..explainers import InteractionShap, PatchExplainer
 from ..named_models import NamedModel, open_image, outputs_called
+from ..onnx_models import OnnxModel
 from ..plots import interaction_network, redraw
 from ._images import digest_of
 from ._model import OWN_OPTIONS, class_name, explained
@@ -80,10 +81,9 @@ def settings_of(
     }
     if Path(str(a.background)).is_file():
         settings["background"] = digest_of(a.background)
-    files = [Path(n) for n in (named.name, named.name.partition(":")[2]) if Path(n).is_file()]
     return settings | {
         "model": named.name,
-        "weights": digest_of(files[0]) if files else _weights(explainer.model),
+        "weights": _weights(explainer.model),
         "scale": named.scale,
         "size": list(named.size),
         "version": __version__,
@@ -92,7 +92,7 @@ def settings_of(
 
 def _weights(model: Any) -> str:
     """What tells a model's weights from others; those of a function cannot be seen."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(model.content if isinstance(model, OnnxModel) else b"", digest_size=16)
     for key, tensor in model.state_dict().items() if isinstance(model, torch.nn.Module) else ():
         if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
             digest.update(key.encode())
