@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.estimators import ExactShapley
+from xai_patchshap.estimators.indices import (
+    bernoulli,
+    coalition_weights,
+    diagonal_quadrature,
+    moebius_weights,
+)
 from xai_patchshap.estimators.interactions import (
     EFFICIENT,
     INDICES,
     ExactInteractions,
     Interactions,
     check_index,
-)
-from xai_patchshap.estimators.interactions.indices import (
-    bernoulli,
-    coalition_weights,
-    diagonal_quadrature,
-    moebius_weights,
 )
 from xai_patchshap.estimators.interactions.result import k_sii_of_sii, subsets
 

@@ -14,6 +14,11 @@ from hypothesis import strategies as st
 from xai_patchshap import PatchShapError
 from xai_patchshap.estimators import SAMPLING_RULES, KernelShap
 from xai_patchshap.estimators import gaussian_process as gp
+from xai_patchshap.estimators.indices import (
+    coalition_weights,
+    diagonal_quadrature,
+    moebius_weights,
+)
 from xai_patchshap.estimators.interactions import (
     EFFICIENT,
     INDICES,
@@ -23,11 +28,6 @@ from xai_patchshap.estimators.interactions import (
     Interactions,
     RegressionInteractions,
     interaction_estimator,
-)
-from xai_patchshap.estimators.interactions.indices import (
-    coalition_weights,
-    diagonal_quadrature,
-    moebius_weights,
 )
 from xai_patchshap.estimators.interactions.regression import REGRESSION_INDICES
 from xai_patchshap.estimators.interactions.result import subsets
@@ -211,7 +211,10 @@ def test_posterior_equals_linear_algebra_on_all_coalitions(both_halves, index):
             seen = covariance(z, z) + 1e-9 * np.eye(20)
             cross, prior = covariance(everything, z), covariance(everything, everything)
             posterior_mean = half.scale * cross @ np.linalg.solve(seen, y)
-            amplitude = half.scale**2 * (y @ np.linalg.solve(seen, y)) / len(y)
+            # The likeliest amplitude, or that of the pairs predicted from all others.
+            inverse = np.linalg.inv(seen)
+            left_out = np.mean((inverse @ y)[1:] ** 2 / np.diag(inverse)[1:])
+            amplitude = half.scale**2 * max(y @ inverse @ y / len(y), left_out)
             posterior = amplitude * (prior - cross @ np.linalg.solve(seen, cross.T))
             for s in range(1, order + 1):
                 mean, std = functional(half, index, order, s)
@@ -596,7 +599,7 @@ def test_the_choice_of_an_estimator():
     assert type(interaction_estimator(1, 50, order=1)) is ExactInteractions
     one = interaction_estimator(8, 50)
     assert (one.index, one.order, one.min_coalitions) == ("SII", 2, 2)
-    for kind, rule in ((GAUSSIAN, "leverage"), (REGRESSION, "modified_l2")):
+    for kind, rule in ((GAUSSIAN, "a-optimal"), (REGRESSION, "modified_l2")):
         default, same = (
             interaction_estimator(12, 200, estimator=kind, sampling=r).coalitions
             for r in (None, rule)

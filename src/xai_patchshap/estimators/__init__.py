@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import bad
 from .base import Estimate, Estimator
+from .design import DesignedPairs
 from .exact import ExactShapley
 from .gaussian_process_shap import GaussianProcessShap
 from .interactions import (
@@ -20,7 +21,7 @@ from .interactions import (
 )
 from .kernel import KernelShap
 from .owen import OwenForest, OwenRefiner
-from .sampling import SAMPLING_RULES, PairSampler
+from .sampling import SAMPLING_RULES, PairSampler, check_sampling
 
 __all__ = [
     "EFFICIENT",
@@ -28,6 +29,7 @@ __all__ = [
     "INTERACTION_ESTIMATORS",
     "SAMPLING_RULES",
     "SHAPLEY_ESTIMATORS",
+    "DesignedPairs",
     "Estimate",
     "Estimator",
     "ExactInteractions",
@@ -42,12 +44,17 @@ __all__ = [
     "RegressionInteractions",
     "check_index",
     "check_regression",
+    "check_sampling",
     "interaction_estimator",
     "shapley_estimator",
 ]
 
 
-SHAPLEY_ESTIMATORS = ("kernel-shap", "gaussian-process")
+SHAPLEY_ESTIMATORS = ("auto", "gaussian-process", "kernel-shap")
+
+# Where "auto" is the Gaussian process, whose time grows with the outputs, with the number of
+# players and with the cube of the evaluations.
+_MOST_OUTPUTS, _MOST_PLAYERS, _MOST_EVALUATIONS = 16, 256, 8192
 
 
 def shapley_estimator(
@@ -55,7 +62,8 @@ def shapley_estimator(
     budget: int,
     seed: int | None = 0,
     sampling: str | None = None,
-    estimator: str = "kernel-shap",
+    estimator: str = "auto",
+    n_outputs: int = 1,
 ) -> Estimator:
     """Estimator for a game; exact when the budget covers all 2**n coalitions.
 
@@ -66,14 +74,31 @@ def shapley_estimator(
     ----------
     n_players, budget, seed
         As in :class:`KernelShap`.
-    sampling : {"modified_l2", "leverage", "kernel"}, optional
-        How coalition sizes are drawn; by default as suits the estimator.
-    estimator : {"kernel-shap", "gaussian-process"}
+    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
+        How coalitions are chosen; by default as suits the estimator. ``"a-optimal"`` is for
+        the Gaussian process; see :class:`GaussianProcessInteractions`.
+    estimator : {"auto", "gaussian-process", "kernel-shap"}
+        ``"auto"`` is :class:`GaussianProcessShap` up to 16 outputs, 256 players and 8,192
+        evaluations, and :class:`KernelShap` beyond.
+    n_outputs : int
+        Number of outputs to be estimated, for ``"auto"``.
     """
     if estimator not in SHAPLEY_ESTIMATORS:
         raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
     if n_players == 1:
         return ExactShapley(1)
+    if estimator == "auto":
+        is_small = n_outputs <= _MOST_OUTPUTS and n_players <= _MOST_PLAYERS
+        fits = is_small and budget <= _MOST_EVALUATIONS
+        estimator = "gaussian-process" if fits else "kernel-shap"
+        if sampling == "a-optimal" and not fits:
+            raise bad(
+                "sampling",
+                "'a-optimal'",
+                f"at most {_MOST_OUTPUTS} outputs, {_MOST_PLAYERS} players and "
+                f"{_MOST_EVALUATIONS:,} evaluations",
+                "Choose outputs, or estimator='gaussian-process', or another sampling rule.",
+            )
     kind = KernelShap if estimator == "kernel-shap" else GaussianProcessShap
     options = {} if sampling is None else {"sampling": sampling}
     return kind(n_players, budget, seed, **options)

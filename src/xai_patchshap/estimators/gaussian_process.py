@@ -19,18 +19,21 @@ of the multilinear extension on the diagonal, :math:`u = 2x - 1`,
 .. math:: \partial_S k(\cdot, z')(u) = \prod_{i \in S} 2 \rho_i z'_i
           \prod_{i \notin S} (1 + \rho_i u z'_i),
 
-an index is a sum over the nodes of :func:`~.interactions.indices.diagonal_quadrature`, exact for
+an index is a sum over the nodes of :func:`~.indices.diagonal_quadrature`, exact for
 64 players and fewer. The part of an index that sees the odd (even) half of a game has the nodes'
 weights antisymmetrised (symmetrised).
 
 To this smooth part comes a rough one, of independent values of all pairs of coalitions, which
 stands for interactions of high order. It is part of the game: what is known of it, at the
 coalitions that were evaluated, enters the index with their weights
-(:func:`~.interactions.indices.coalition_weights`), and what is not adds to the error.
+(:func:`~.indices.coalition_weights`), and what is not adds to the error.
 
-The values of the empty and the full coalition are met exactly. The strengths :math:`c_i`, a
-linear part of its own, and the variance of the rough part maximise the marginal likelihood of
-the first pairs, with a weak prior that keeps the :math:`c_i` near each other.
+The values of the empty and the full coalition are met exactly, and an odd half that is additive
+up to rounding is taken for what it is. The amplitude of the kernel is the likeliest, or what
+makes the errors of pairs predicted from all others as large as expected, if that is more. The
+strengths :math:`c_i`, a linear part of its own, and the variance of the rough part maximise the
+marginal likelihood of the first pairs, with a weak prior that keeps the :math:`c_i` near each
+other.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ _SPREAD = 0.5  # of a player's strength about the mean of all
 _LEVEL = 1.5  # of that mean about 2 / n
 _LINEAR = (0.0, 3.0)
 _NOISE = (np.log(1e-2), 3.0)
+_ROUNDING = 1e-6  # of models in single precision, relative
+_LEFT_OUT = 512  # pairs predicted from the others, of all
 _BLOCK_ENTRIES = 2**23
 
 
@@ -125,12 +130,40 @@ class HalfGame:
     scale: float = 1.0
 
     @cached_property
+    def _additive(self) -> tuple[Floats, Floats] | None:
+        """Coefficients of the signs and their errors, if these explain all but rounding."""
+        p, n = self.signs.shape
+        if not self.odd or p <= n:
+            return None
+        coefficients, _, rank, _ = np.linalg.lstsq(self.signs, self.y)
+        left = float(np.sum(np.square(self.y - self.signs @ coefficients)))
+        if rank < n or left > _ROUNDING**2 * float(self.y @ self.y):
+            return None
+        inverse = np.linalg.inv(self.signs.T @ self.signs)
+        errors: Floats = np.sqrt(left / (p - n) * np.diag(inverse))
+        return coefficients, errors
+
+    @cached_property
     def _solved(self) -> tuple[Floats, Floats, float]:
         """Cholesky factor of the kernel, its solution for y, and the most likely amplitude."""
         kernel, _ = _kernel(self.parameters, self.signs, self.odd)
         factor = cho_factor(kernel, lower=True, check_finite=False)
         alpha = cho_solve(factor, self.y, check_finite=False)
-        return factor[0], alpha, max(float(self.y @ alpha), 0.0) / len(self.y)
+        amplitude = max(float(self.y @ alpha), 0.0) / len(self.y)
+        return factor[0], alpha, max(amplitude, self._left_out(factor[0], alpha))
+
+    def _left_out(self, factor: Floats, alpha: Floats) -> float:
+        """Mean squared error, over its variance, of pairs predicted from all others.
+
+        It is 1 where the model is right, and more where its intervals are too narrow.
+        """
+        rows = np.unique(np.linspace(1, len(alpha) - 1, min(_LEFT_OUT, len(alpha) - 1)).astype(int))
+        columns = np.zeros((len(alpha), len(rows)))
+        columns[rows, np.arange(len(rows))] = 1.0
+        inverse = np.square(solve_triangular(factor, columns, lower=True, check_finite=False)).sum(
+            axis=0
+        )
+        return float(np.mean(alpha[rows] ** 2 / inverse)) if len(rows) else 0.0
 
     def functional(
         self, nodes: Floats, weights: Floats, table: Floats, members: NDArray[np.int64]
@@ -146,58 +179,93 @@ class HalfGame:
         members : ndarray of int, shape (m, s)
         """
         m, s = members.shape
-        flip = 1.0 if (s % 2 == 1) == self.odd else -1.0
-        weights = (weights + flip * weights[::-1]) / 2
-        # Of a coalition and its complement, of which the rough part knows one value.
-        table = table + (-1.0 if self.odd else 1.0) * table[::-1, ::-1]
+        nodes, weights, table = self._own_part(nodes, weights, table)
         if np.abs(weights).max() < 1e-12 or not self.y.any():
             return np.zeros(m), np.zeros(m)
-        u = 2 * nodes - 1
-        n = self.signs.shape[1]
-        c = np.exp(self.parameters[:n])
-        linear = np.exp(self.parameters[n]) if self.odd else 0.0
-        noise = np.exp(self.parameters[n + 1])
-        rho, half = np.tanh(c / 2), c.sum() / 2
-        # Of the kernel that is normalised to 1 on its diagonal.
-        log_scale = np.log(np.cosh(c / 2)).sum() - _log_f(half, self.odd)
+        if self._additive is not None:
+            of_players, errors = (2 * self.scale * a for a in self._additive)
+            is_main = float(s == 1)
+            return of_players[members[:, 0]] * is_main, errors[members[:, 0]] * is_main
         factor, alpha, amplitude = self._solved
         mean, variance = np.zeros(m), np.zeros(m)
         chunk = max(1, _BLOCK_ENTRIES // len(self.y))
-        sizes = (self.signs > 0).sum(axis=1)
+        for start in range(0, m, chunk):
+            block = self._covariance(nodes, weights, table, members[start : start + chunk])
+            mean[start : start + chunk] = block.T @ alpha
+            seen = solve_triangular(factor, block, lower=True, check_finite=False)
+            variance[start : start + chunk] = -np.square(seen).sum(axis=0)
+        c, linear, noise = self._variances
+        variance += _prior_variance(np.tanh(c / 2), self._log_scale, nodes, weights, members)
+        variance += noise * _sum_of_squares(table)
+        if s == 1 and self.odd:
+            variance += 4 * linear / len(c)
+        return self.scale * mean, self.scale * np.sqrt(amplitude * np.maximum(variance, 0.0))
+
+    def covariance(
+        self, nodes: Floats, weights: Floats, table: Floats, members: NDArray[np.int64]
+    ) -> Floats:
+        """Prior covariance (p, m), over the amplitude, of the pairs and the interactions.
+
+        Parameters
+        ----------
+        nodes, weights, table, members
+            As of :meth:`functional`.
+        """
+        return self._covariance(*self._own_part(nodes, weights, table), members)
+
+    @property
+    def _variances(self) -> tuple[Floats, float, float]:
+        """Strengths, and variances of the linear and of the rough part."""
+        n = self.signs.shape[1]
+        c, (linear, noise) = np.exp(self.parameters[:n]), np.exp(self.parameters[n:])
+        return c, float(linear) if self.odd else 0.0, float(noise)
+
+    @property
+    def _log_scale(self) -> float:
+        """Logarithm of what normalises the product kernel to 1 on the diagonal of this half."""
+        c = self._variances[0]
+        return float(np.log(np.cosh(c / 2)).sum() - _log_f(c.sum() / 2, self.odd))
+
+    def _own_part(
+        self, nodes: Floats, weights: Floats, table: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Nodes in (-1, 1), and the part of an index that sees this half of a game."""
+        s = len(table) - 1
+        flip = 1.0 if (s % 2 == 1) == self.odd else -1.0
+        # Of a coalition and its complement, of which the rough part knows one value.
+        own = table + (-1.0 if self.odd else 1.0) * table[::-1, ::-1]
+        return 2 * nodes - 1, (weights + flip * weights[::-1]) / 2, own
+
+    def _covariance(
+        self, u: Floats, weights: Floats, table: Floats, members: NDArray[np.int64]
+    ) -> Floats:
+        s = members.shape[1]
+        c, linear, noise = self._variances
+        rho = np.tanh(c / 2)
         # Signs are +-1: every factor is affine in its sign, and sums over nodes are products
         # of matrices.
         plus, minus = np.log1p(np.outer(u, rho)), np.log1p(-np.outer(u, rho))
         product = np.exp(
-            self.signs @ ((plus - minus) / 2).T + ((plus + minus) / 2).sum(axis=1) + log_scale
+            self.signs @ ((plus - minus) / 2).T + ((plus + minus) / 2).sum(axis=1) + self._log_scale
         )
-        slope, constant = (
-            rho * (np.exp(-plus) + np.exp(-minus)),
-            rho * (np.exp(-plus) - np.exp(-minus)),
-        )
-        for start in range(0, m, chunk):
-            part = members[start : start + chunk]
-            block = np.zeros((len(self.y), len(part)))
-            for signed in itertools.product((True, False), repeat=s):
-                coefficient = weights[:, None]
-                sign: Floats | float = 1.0
-                for k, with_sign in enumerate(signed):
-                    coefficient = coefficient * (slope if with_sign else constant)[:, part[:, k]]
-                    if with_sign:
-                        sign = sign * self.signs[:, part[:, k]]
-                block += sign * (product @ coefficient)
-            shared = sum((self.signs[:, part[:, k]] > 0).astype(np.intp) for k in range(s))
-            # The first row, of the empty and the full coalition, has no rough part.
-            block[1:] += noise * table[shared, sizes[:, None]][1:]
-            if s == 1 and self.odd:
-                block += 2 * linear / n * self.signs[:, part[:, 0]]
-            mean[start : start + chunk] = block.T @ alpha
-            seen = solve_triangular(factor, block, lower=True, check_finite=False)
-            variance[start : start + chunk] = -np.square(seen).sum(axis=0)
-        variance += _prior_variance(rho, log_scale, u, weights, members)
-        variance += noise * _sum_of_squares(table)
+        slope = rho * (np.exp(-plus) + np.exp(-minus))
+        constant = rho * (np.exp(-plus) - np.exp(-minus))
+        block = np.zeros((len(self.signs), len(members)))
+        for signed in itertools.product((True, False), repeat=s):
+            coefficient = weights[:, None]
+            sign: Floats | float = 1.0
+            for k, with_sign in enumerate(signed):
+                coefficient = coefficient * (slope if with_sign else constant)[:, members[:, k]]
+                if with_sign:
+                    sign = sign * self.signs[:, members[:, k]]
+            block += sign * (product @ coefficient)
+        sizes = (self.signs > 0).sum(axis=1)
+        shared = sum((self.signs[:, members[:, k]] > 0).astype(np.intp) for k in range(s))
+        # The first row, of the empty and the full coalition, has no rough part.
+        block[1:] += noise * table[shared, sizes[:, None]][1:]
         if s == 1 and self.odd:
-            variance += 4 * linear / n
-        return self.scale * mean, self.scale * np.sqrt(amplitude * np.maximum(variance, 0.0))
+            block += 2 * linear / len(c) * self.signs[:, members[:, 0]]
+        return block
 
 
 def _log_f(x: float, odd: bool) -> float:

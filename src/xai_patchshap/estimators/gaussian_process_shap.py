@@ -18,8 +18,8 @@ class GaussianProcessShap:
 
     The values of order 1 of :class:`GaussianProcessInteractions`, in whose model some players
     may interact: fewer evaluations do where they do. Standard errors are posterior
-    deviations. An additive game is recovered to about 1e-7, not to rounding as by
-    :class:`KernelShap`; each output costs a fraction of a second.
+    deviations. An additive game is recovered to rounding once there are as many pairs as players;
+    each output costs a fraction of a second.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class GaussianProcessShap:
     min_coalitions = 2
 
     def __init__(
-        self, n_players: int, budget: int, seed: int | None = 0, sampling: str = "leverage"
+        self, n_players: int, budget: int, seed: int | None = 0, sampling: str = "a-optimal"
     ) -> None:
         self._of_order_1 = GaussianProcessInteractions(n_players, budget, "SV", 1, seed, sampling)
 

@@ -20,7 +20,7 @@ from ..errors import bad
 from ._ridge import averaged_ridge
 from .base import Estimate, check_values
 from .exact import exact_estimate
-from .sampling import PairSampler
+from .sampling import PairSampler, paired_coalitions
 
 __all__ = ["KernelShap"]
 
@@ -78,18 +78,9 @@ class KernelShap:
     def __init__(
         self, n_players: int, budget: int, seed: int | None = 0, sampling: str = "modified_l2"
     ) -> None:
-        if budget < self.min_coalitions:
-            raise bad("budget", budget, "at least 2 evaluations (the empty and the full coalition)")
         self._sampler = PairSampler(n_players, seed, sampling)
-        n_pairs = min((budget - 2) // 2, self._sampler.n_pairs)
-        self._halves, self._strata = self._sampler.take(n_pairs)
-        self.coalitions: NDArray[np.bool_] = np.concatenate(
-            [
-                np.zeros((1, n_players), dtype=bool),
-                np.ones((1, n_players), dtype=bool),
-                np.stack([self._halves, ~self._halves], axis=1).reshape(-1, n_players),
-            ]
-        )
+        self.coalitions, self._strata = paired_coalitions(n_players, budget, self._sampler)
+        self._halves = self.coalitions[2::2]
         self._design: _Design | None = None
 
     def estimate(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import comb
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
 
-__all__ = ["SAMPLING_RULES", "PairSampler"]
+__all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions"]
 
 SAMPLING_RULES = ("modified_l2", "leverage", "kernel")
 
@@ -23,6 +24,44 @@ SAMPLING_RULES = ("modified_l2", "leverage", "kernel")
 _ENUMERATE_UP_TO = 20_000
 _CHUNK = 256
 _GOLDEN = (5**0.5 - 1) / 2
+
+
+def check_sampling(sampling: str | None, estimator: str) -> None:
+    """Raise unless an estimator can use coalitions that are chosen so.
+
+    ``"a-optimal"`` (:class:`~.design.DesignedPairs`) is not random, and for regressions the
+    sampling weights have to be known.
+    """
+    designed = () if estimator in ("kernel-shap", "regression") else ("a-optimal",)
+    rules = (*designed, *SAMPLING_RULES)
+    if sampling is not None and sampling not in rules:
+        raise bad("sampling", repr(sampling), f"one of {rules}, or None")
+
+
+class Pairs(Protocol):
+    """A sequence of distinct coalition pairs."""
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of different pairs there are."""
+        ...
+
+    def take(self, n_pairs: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """One half of each of the first pairs, and the smaller half's size less 1."""
+        ...
+
+
+def paired_coalitions(
+    n_players: int, budget: int, pairs: Pairs
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Empty, full, then each coalition and its complement; and the strata of the pairs."""
+    if budget < 2:
+        raise bad("budget", budget, "at least 2 evaluations (the empty and the full coalition)")
+    halves, strata = pairs.take(min((budget - 2) // 2, pairs.n_pairs))
+    ends = np.zeros((2, n_players), dtype=bool)
+    ends[1] = True
+    both = np.stack([halves, ~halves], axis=1).reshape(-1, n_players)
+    return np.concatenate([ends, both]), strata
 
 
 class PairSampler:

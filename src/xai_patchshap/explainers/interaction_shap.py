@@ -17,11 +17,11 @@ from ..errors import bad
 from ..estimators import (
     EFFICIENT,
     INTERACTION_ESTIMATORS,
-    SAMPLING_RULES,
     Estimate,
     Interactions,
     check_index,
     check_regression,
+    check_sampling,
     interaction_estimator,
 )
 from . import _shap
@@ -63,7 +63,7 @@ class InteractionShap(SampledExplainer):
     seed : int or None
         Chooses the coalitions.
     index : {"SII", "k-SII", "STII", "FSII", "FBII", "BII", "SV", "BV"}
-        The interaction index; :mod:`xai_patchshap.estimators.interactions.indices` has the
+        The interaction index; :mod:`xai_patchshap.estimators.indices` has the
         definitions. SII, the default: order 1 are the Shapley values, order 2 their
         interactions. k-SII: the same pairs, with order 1 the main effects that remain when
         pairs are taken out, so that all values add up. STII, FSII: other ways to add up;
@@ -73,8 +73,9 @@ class InteractionShap(SampledExplainer):
         Highest order, 1 or more; sampled, 2 or 3 is what budgets reach.
     estimator : {"auto", "gaussian-process", "regression"}
         For budgets below :math:`2^n`; see :func:`~xai_patchshap.estimators.interaction_estimator`.
-    sampling : {"modified_l2", "leverage", "kernel"}, optional
-        How coalition sizes are drawn; by default as suits the estimator.
+    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
+        How coalitions are chosen; by default as suits the estimator. ``"a-optimal"`` is for
+        the Gaussian process; see :class:`~xai_patchshap.estimators.DesignedPairs`.
     autocast : torch.dtype, optional
         Run a model that is a module under ``torch.autocast``.
     feature_names : sequence of str, optional
@@ -132,8 +133,7 @@ class InteractionShap(SampledExplainer):
             raise bad("estimator", repr(estimator), f"'auto' or one of {INTERACTION_ESTIMATORS}")
         if estimator == "regression":
             check_regression(index, order)
-        if sampling is not None and sampling not in SAMPLING_RULES:
-            raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}, or None")
+        check_sampling(sampling, estimator)
         super().__init__(
             model,
             masker,
@@ -160,7 +160,7 @@ class InteractionShap(SampledExplainer):
     def _auto_budget(self, n_players: int) -> int:
         return int(min(2 ** min(n_players, 60), max(1000, 20 * n_players)))
 
-    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
+    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Any:
         return interaction_estimator(
             n_players,
             budget,

@@ -9,7 +9,7 @@ import shap
 import torch
 
 from ..errors import bad
-from ..estimators import SAMPLING_RULES, SHAPLEY_ESTIMATORS, shapley_estimator
+from ..estimators import SHAPLEY_ESTIMATORS, check_sampling, shapley_estimator
 from ._sampled import SampledExplainer
 
 __all__ = ["PatchKernelShap"]
@@ -18,9 +18,10 @@ __all__ = ["PatchKernelShap"]
 class PatchKernelShap(SampledExplainer):
     r"""Shapley values of patches, superpixels or any groups of input elements.
 
-    Exact when the budget reaches :math:`2^n` coalitions; otherwise KernelSHAP (Lundberg &
-    Lee, NeurIPS 2017, theorem 2) on paired coalitions without replacement, with standard
-    errors. All outputs of the model are explained for the price of one.
+    Exact when the budget reaches :math:`2^n` coalitions; otherwise a regression on pairs of
+    coalitions, with standard errors: on a Gaussian process over coalitions, or linear, which is
+    KernelSHAP (Lundberg & Lee, NeurIPS 2017, theorem 2); see ``estimator``. All outputs of the
+    model are explained for the evaluations of one.
 
     It is a :class:`captum.attr.PerturbationAttribution` (:meth:`attribute`) and a
     :class:`shap.Explainer` (:meth:`__call__`, :meth:`shap_values`,
@@ -42,9 +43,10 @@ class PatchKernelShap(SampledExplainer):
     seed : int or None
         Chooses the coalitions; the same seed gives the same numbers whatever the batch
         size. ``None`` draws fresh ones every time.
-    sampling : {"modified_l2", "leverage", "kernel"}, optional
-        How coalition sizes are drawn; see :class:`~xai_patchshap.estimators.PairSampler`. By
-        default as suits the estimator.
+    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
+        How coalitions are chosen; by default as suits the estimator. ``"a-optimal"``
+        (:class:`~xai_patchshap.estimators.DesignedPairs`) is for the Gaussian process, the others
+        (:class:`~xai_patchshap.estimators.PairSampler`) for both.
     tolerance : float, optional
         Stop before the budget is spent once the largest standard error of an example's
         explained outputs is at most this. As one standard error it is no bound: about one
@@ -55,10 +57,13 @@ class PatchKernelShap(SampledExplainer):
         Names of the players, for :meth:`explain_players`.
     linearize_link, algorithm
         Accepted because ``shap.Explainer`` passes them; without effect.
-    estimator : {"kernel-shap", "gaussian-process"}
+    estimator : {"auto", "gaussian-process", "kernel-shap"}
         How values are read from the sample. The Gaussian process
-        (:class:`~xai_patchshap.estimators.GaussianProcessShap`) needs fewer evaluations for the
-        same error, up to 1,000 players; choose a few outputs, since each is fitted by itself.
+        (:class:`~xai_patchshap.estimators.GaussianProcessShap`) needs far fewer evaluations for
+        the same error, and a fraction of a second for each output.
+        :class:`~xai_patchshap.estimators.KernelShap` takes no time at all, which pays for models
+        that are faster still. ``"auto"`` is the former up to 16 explained outputs, 256 players
+        and 8,192 evaluations, and the latter beyond.
 
     Attributes
     ----------
@@ -110,10 +115,9 @@ class PatchKernelShap(SampledExplainer):
         feature_names: Sequence[str] | None = None,
         linearize_link: bool = True,
         algorithm: str = "auto",
-        estimator: str = "kernel-shap",
+        estimator: str = "auto",
     ) -> None:
-        if sampling is not None and sampling not in SAMPLING_RULES:
-            raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}, or None")
+        check_sampling(sampling, estimator)
         if estimator not in SHAPLEY_ESTIMATORS:
             raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
         if tolerance is not None and not tolerance > 0:
@@ -140,5 +144,5 @@ class PatchKernelShap(SampledExplainer):
         own = {name: getattr(self, name) for name in ("sampling", "tolerance", "estimator")}
         return {**super()._options(), **own}
 
-    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
-        return shapley_estimator(n_players, budget, seed, self.sampling, self.estimator)
+    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Any:
+        return shapley_estimator(n_players, budget, seed, self.sampling, self.estimator, n_outputs)

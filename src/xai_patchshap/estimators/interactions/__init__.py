@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import comb
 
 from ...errors import bad
+from ..indices import EFFICIENT, INDICES, check_index
 from .exact import ExactInteractions
 from .gaussian_process import GaussianProcessInteractions
-from .indices import EFFICIENT, INDICES, check_index
 from .regression import RegressionInteractions, check_regression
 from .result import Interactions
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..base import check_values
 from ..exact import ExactShapley
-from .indices import check_index, coalition_weights
+from ..indices import check_index, coalition_weights
 from .result import Interactions, subsets
 
 __all__ = ["ExactInteractions", "exact_interactions"]
@@ -25,7 +25,7 @@ class ExactInteractions:
     ----------
     n_players : int
     index : {"SV", "BV", "SII", "BII", "k-SII", "STII", "FSII", "FBII"}
-        See :mod:`xai_patchshap.estimators.interactions.indices` for the definitions.
+        See :mod:`xai_patchshap.estimators.indices` for the definitions.
     order : int
         Highest order, at most ``n_players``.
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ..base import check_values
+from ..design import DesignedPairs
 from ..gaussian_process import halves
+from ..indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
+from ..sampling import Pairs, PairSampler, paired_coalitions
 from .exact import exact_interactions
-from .indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
 from .result import Interactions, subsets
-from .sample import paired_coalitions
 
 __all__ = ["GaussianProcessInteractions"]
 
@@ -38,8 +39,10 @@ class GaussianProcessInteractions:
         As in :class:`ExactInteractions`.
     seed : int or None
         Seed of the coalitions; ``None`` draws fresh entropy.
-    sampling : {"modified_l2", "leverage", "kernel"}
-        How coalition sizes are drawn; see :class:`~.sampling.PairSampler`.
+    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}
+        ``"a-optimal"``: coalitions that are worth knowing together, chosen beforehand; see
+        :class:`~.design.DesignedPairs`. The others draw coalition sizes at random; see
+        :class:`~.sampling.PairSampler`.
 
     Attributes
     ----------
@@ -71,11 +74,17 @@ class GaussianProcessInteractions:
         index: str = "SII",
         order: int = 2,
         seed: int | None = 0,
-        sampling: str = "leverage",
+        sampling: str = "a-optimal",
     ) -> None:
         check_index(index, order, n_players)
         self.index, self.order = index, order
-        self.coalitions, self._sampler, _ = paired_coalitions(n_players, budget, seed, sampling)
+        pairs: Pairs = (
+            DesignedPairs(n_players, seed)
+            if sampling == "a-optimal"
+            else PairSampler(n_players, seed, sampling)
+        )
+        self.coalitions, _ = paired_coalitions(n_players, budget, pairs)
+        self._all_pairs = pairs.n_pairs
 
     def estimate(self, values: Floats) -> Interactions:
         """Interactions of all outputs from the values of the first coalitions.
@@ -88,7 +97,7 @@ class GaussianProcessInteractions:
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
         n_pairs = (len(v) - 2) // 2
-        if n_pairs == self._sampler.n_pairs:
+        if n_pairs == self._all_pairs:
             return exact_interactions(self.coalitions, v, self.index, self.order)
         n, n_outputs = self.coalitions.shape[1], v.shape[1]
         # Of the pair of the empty and the full coalition, the full one comes first.

@@ -31,11 +31,10 @@ from scipy.sparse import csr_array, eye_array
 from ...errors import bad
 from .._ridge import averaged_ridge
 from ..base import check_values
-from ..sampling import PairSampler
+from ..indices import bernoulli, check_index
+from ..sampling import PairSampler, paired_coalitions
 from .exact import exact_interactions
-from .indices import bernoulli, check_index
 from .result import Interactions, k_sii_of_sii, subsets
-from .sample import paired_coalitions
 
 __all__ = ["RegressionInteractions"]
 
@@ -111,9 +110,8 @@ class RegressionInteractions:
         check_index(index, order, n_players)
         check_regression(index, order)
         self.index, self.order = index, order
-        self.coalitions, self._sampler, self._strata = paired_coalitions(
-            n_players, budget, seed, sampling
-        )
+        self._sampler = PairSampler(n_players, seed, sampling)
+        self.coalitions, self._strata = paired_coalitions(n_players, budget, self._sampler)
 
     def estimate(self, values: Floats) -> Interactions:
         """Interactions of all outputs from the values of the first coalitions.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import bad
-from .indices import bernoulli, check_index
+from ..indices import bernoulli, check_index
 
 __all__ = ["Interactions", "k_sii_of_sii", "subsets"]
 

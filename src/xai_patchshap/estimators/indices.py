@@ -38,7 +38,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import bad
+from ..errors import bad
 
 __all__ = [
     "EFFICIENT",

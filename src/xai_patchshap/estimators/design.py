@@ -1,0 +1,172 @@
+r"""Which pairs of coalitions tell most about Shapley values, chosen before any is evaluated.
+
+A Gaussian process of equal players (:mod:`~xai_patchshap.estimators.gaussian_process`) says how
+uncertain the Shapley values :math:`\phi` are once some coalitions are known, whatever their
+values. One pair after another is added, the one that lowers the sum of the variances most: with
+covariances given the pairs chosen so far,
+
+.. math:: z^* = \arg\max_z \sum_i \operatorname{Cov}(\phi_i, v(z))^2 / \operatorname{Var} v(z),
+
+a greedy Bayesian A-optimal design (Chaloner & Verdinelli, Statistical Science 10, 1995). Sizes
+come about as the Shapley kernel weighs them, players equally often, and no two coalitions are
+nearly alike.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gaussian_process import HalfGame
+from .indices import coalition_weights, diagonal_quadrature
+from .sampling import PairSampler
+
+__all__ = ["DesignedPairs"]
+
+Floats = NDArray[np.float64]
+
+# The process that the design is made for: sum of the strengths, variances of the linear and of
+# the rough part.
+_STRENGTH, _LINEAR, _NOISE = 4.0, 0.1, 1.0
+# Players alone are candidates from the start where players are few, else after as many pairs as
+# there are players: they would come first, and tell little of games with many interactions.
+_FEW_PLAYERS = 16
+# Candidates join in blocks, so that a longer design begins as a shorter one does.
+_BLOCK = 2048
+_PICKS_PER_BLOCK = 512
+_MOST_PICKS = 1024  # time grows with their square, while less and less is gained
+
+
+class DesignedPairs:
+    """An endless reproducible sequence of distinct coalition pairs, the most telling first.
+
+    The first 1,024 pairs are chosen greedily among random ones; what follows is drawn as
+    :class:`PairSampler` draws by ``"leverage"``. Any prefix of the sequence is a valid design,
+    and a longer prefix contains the shorter ones.
+
+    Parameters
+    ----------
+    n_players : int
+        Number of players, at least 2.
+    seed : int or None
+        Seed of the candidates; ``None`` draws fresh entropy.
+
+    Attributes
+    ----------
+    n_pairs : int
+        Number of different pairs there are, ``2**(n_players - 1) - 1``.
+
+    Examples
+    --------
+    >>> halves, strata = DesignedPairs(16, seed=0).take(30)
+    >>> (strata[:16] + 1).tolist()  # of so few players, each alone against all others first
+    [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    """
+
+    def __init__(self, n_players: int, seed: int | None = 0) -> None:
+        self.n_players = n_players
+        # Fresh entropy is drawn once for all calls of take.
+        self._seed = int(np.random.SeedSequence(seed).entropy)  # type: ignore[arg-type]
+        self._sampler = PairSampler(n_players, self._seed, "leverage")
+        self.n_pairs = self._sampler.n_pairs
+
+    def take(self, n_pairs: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """First ``n_pairs`` of the sequence, as :meth:`PairSampler.take` returns them."""
+        halves = self._take(n_pairs)
+        return halves, halves.sum(axis=1) - 1
+
+    def _take(self, n_pairs: int) -> NDArray[np.bool_]:
+        chosen = _chosen(self.n_players, self._seed, min(n_pairs, _MOST_PICKS))
+        if n_pairs <= len(chosen):
+            return chosen
+        taken = _keys(chosen)
+        more, _ = self._sampler.take(n_pairs)
+        more = more[[key not in taken for key in _keys(more)]]
+        return np.concatenate([chosen, more[: n_pairs - len(chosen)]])
+
+
+def _keys(halves: NDArray[np.bool_]) -> dict[bytes, None]:
+    """One key for each row, in their order."""
+    return dict.fromkeys(row.tobytes() for row in np.packbits(halves, axis=1))
+
+
+@lru_cache(maxsize=16)  # the examples of a batch share their coalitions
+def _chosen(n_players: int, seed: int, n_pairs: int) -> NDArray[np.bool_]:
+    sampler = PairSampler(n_players, seed, "leverage")
+    single = np.eye(n_players, dtype=bool)[: int(sampler.n_pairs_of[0])]
+    single = np.random.default_rng(seed).permutation(single)
+    greedy = _Greedy(n_players, n_pairs)
+    for done in range(n_pairs):
+        if done % _PICKS_PER_BLOCK == 0:
+            first = done // _PICKS_PER_BLOCK * _BLOCK
+            fresh, strata = sampler.take(min(first + _BLOCK, sampler.n_pairs))
+            greedy.extend(fresh[first:][strata[first:] > 0])
+        if done == (0 if n_players <= _FEW_PLAYERS else n_players):
+            greedy.extend(single)
+        greedy.pick()
+    halves: NDArray[np.bool_] = greedy.signs[greedy.order[1:]] > 0
+    halves.flags.writeable = False
+    return halves
+
+
+class _Greedy:
+    """Candidates and their covariances given those chosen, as of a pivoted Cholesky factor."""
+
+    def __init__(self, n_players: int, n_picks: int) -> None:
+        strengths = np.full(n_players, _STRENGTH / n_players)
+        self._parameters = np.log(np.r_[strengths, _LINEAR, _NOISE])
+        self._values = (
+            *diagonal_quadrature("SV", 1, 1, n_players),
+            coalition_weights("SV", 1, 1, n_players),
+            np.arange(n_players)[:, None],
+        )
+        # The empty and the full coalition are chosen, and have no rough part.
+        self.signs = np.ones((1, n_players))
+        self._variance = np.array([1.0 + _LINEAR])
+        self._covariance = self._prior(self.signs)
+        self._factor = np.zeros((1, n_picks + 1), dtype=np.float32)
+        self.order: list[int] = []
+        self._roots: list[float] = []
+        self._gains: list[Floats] = []
+        self.pick()
+
+    def extend(self, halves: NDArray[np.bool_]) -> None:
+        """More candidates."""
+        known, fresh = len(self.signs), np.where(halves, 1.0, -1.0)
+        self.signs = np.concatenate([self.signs, fresh])
+        self._variance = np.r_[self._variance, np.full(len(fresh), 1 + _LINEAR + _NOISE)]
+        with_ends = np.concatenate([self.signs[:1], fresh])
+        self._covariance = np.concatenate([self._covariance, self._prior(with_ends)[1:]])
+        room = np.zeros((len(fresh), self._factor.shape[1]), dtype=np.float32)
+        self._factor = np.concatenate([self._factor, room])
+        for step in range(len(self.order)):
+            self._condition(step, slice(known, None))
+
+    def pick(self) -> None:
+        """Choose the best candidate."""
+        score = np.square(self._covariance).sum(axis=1) / self._variance
+        best = int(score.argmax())
+        self.order.append(best)
+        self._roots.append(float(np.sqrt(self._variance[best])))
+        self._gains.append(self._covariance[best] / self._roots[-1])
+        self._condition(len(self.order) - 1, slice(None))
+        self._variance[best] = np.inf  # never again
+
+    def _prior(self, signs: Floats) -> Floats:
+        """Covariance of the pairs, of which the first is the empty and the full coalition."""
+        half = HalfGame(signs, np.zeros(len(signs)), True, self._parameters)
+        return half.covariance(*self._values)
+
+    def _condition(self, step: int, rows: slice) -> None:
+        """Take out of the covariances of some candidates what a choice told."""
+        chosen = self.order[step]
+        n = self.signs.shape[1]
+        dot = self.signs[rows] @ self.signs[chosen] / n
+        column = np.sinh(_STRENGTH / 2 * dot) / np.sinh(_STRENGTH / 2) + _LINEAR * dot
+        column -= self._factor[rows, :step] @ self._factor[chosen, :step]
+        column /= self._roots[step]
+        self._factor[rows, step] = column
+        self._covariance[rows] -= np.outer(column, self._gains[step])
+        self._variance[rows] -= np.square(column)

@@ -1,0 +1,108 @@
+"""Pairs of coalitions chosen for what they tell, before any is evaluated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xai_patchshap import PatchShapError
+from xai_patchshap.estimators import (
+    DesignedPairs,
+    GaussianProcessShap,
+    KernelShap,
+    PairSampler,
+    design,
+    shapley_estimator,
+)
+from xai_patchshap.estimators.gaussian_process import HalfGame
+from xai_patchshap.estimators.indices import coalition_weights, diagonal_quadrature
+
+
+def canonical(halves: np.ndarray) -> list[bytes]:
+    """One key for a pair, whichever half stands for it."""
+    return [row.tobytes() for row in halves ^ halves[:, :1]]
+
+
+@pytest.mark.parametrize(("n", "n_pairs"), [(2, 1), (3, 3), (5, 15), (11, 1023), (13, 4095)])
+def test_all_pairs_are_there_once(n, n_pairs):
+    pairs = DesignedPairs(n, seed=3)
+    halves, strata = pairs.take(n_pairs)
+    assert pairs.n_pairs == n_pairs
+    assert len(set(canonical(halves))) == len(halves) == n_pairs
+    np.testing.assert_array_equal(strata + 1, halves.sum(axis=1))
+    assert (2 * halves.sum(axis=1) <= n).all()
+
+
+@pytest.mark.parametrize("n", [16, 40])
+def test_a_longer_design_begins_as_a_shorter_one(n):
+    longest, _ = DesignedPairs(n).take(1500)
+    assert len(set(canonical(longest))) == 1500
+    for n_pairs in (0, 1, 20, 511, 512, 513, 1024, 1025):
+        np.testing.assert_array_equal(DesignedPairs(n).take(n_pairs)[0], longest[:n_pairs])
+
+
+def test_seeds_matter_and_none_draws_fresh_entropy_once():
+    first, other = (DesignedPairs(20, seed=s).take(40)[0] for s in (0, 1))
+    assert (first != other).any()
+    fresh = DesignedPairs(20, seed=None)
+    np.testing.assert_array_equal(fresh.take(30)[0], fresh.take(60)[0][:30])
+    assert (fresh.take(60)[0] != DesignedPairs(20, seed=None).take(60)[0]).any()
+
+
+def variance_left(halves: np.ndarray) -> float:
+    """Sum of the variances of the Shapley values given some pairs, by plain linear algebra."""
+    n = halves.shape[1]
+    signs = np.vstack([np.ones(n), np.where(halves, 1.0, -1.0)])
+    dot = signs @ signs.T / n
+    strength, linear, noise = design._STRENGTH, design._LINEAR, design._NOISE
+    kernel = np.sinh(strength / 2 * dot) / np.sinh(strength / 2) + linear * dot
+    kernel[1:, 1:] += noise * np.eye(len(halves))
+    parameters = np.log(np.r_[np.full(n, strength / n), linear, noise])
+    cross = HalfGame(signs, np.zeros(len(signs)), True, parameters).covariance(
+        *diagonal_quadrature("SV", 1, 1, n),
+        coalition_weights("SV", 1, 1, n),
+        np.arange(n)[:, None],
+    )
+    return -float(np.einsum("pi,pi", cross, np.linalg.solve(kernel, cross)))
+
+
+def test_every_pair_is_the_one_that_lowers_the_variance_most():
+    n = 7
+    everything, _ = DesignedPairs(n).take(63)
+    chosen: list[int] = []
+    for step in range(12):
+        left = {i: variance_left(everything[[*chosen, i]]) for i in range(63) if i not in chosen}
+        assert left[step] == pytest.approx(min(left.values()), abs=1e-6)
+        chosen.append(step)
+
+
+@pytest.mark.parametrize(("n", "n_pairs"), [(16, 63), (16, 255), (49, 200), (100, 300)])
+def test_a_design_leaves_less_variance_than_random_pairs(n, n_pairs):
+    random = np.mean(
+        [variance_left(PairSampler(n, s, "leverage").take(n_pairs)[0]) for s in (0, 1)]
+    )
+    # Both are relative to the variance before any data, which is left out.
+    assert variance_left(DesignedPairs(n).take(n_pairs)[0]) < random
+
+
+def test_players_are_shown_about_equally_often():
+    halves, _ = DesignedPairs(49).take(500)
+    shown = halves.sum(axis=0)
+    assert shown.std() < 0.6 * np.sqrt(shown.mean())  # of random pairs, about 0.9
+
+
+def test_auto_is_the_gaussian_process_where_that_is_affordable():
+    assert type(shapley_estimator(49, 500)) is GaussianProcessShap
+    assert type(shapley_estimator(49, 500, n_outputs=16)) is GaussianProcessShap
+    for beyond in ((49, 500, 17), (257, 600, 1), (49, 8193, 1)):
+        n_players, budget, n_outputs = beyond
+        assert type(shapley_estimator(n_players, budget, n_outputs=n_outputs)) is KernelShap
+        with pytest.raises(PatchShapError, match="sampling: got 'a-optimal'; expected at most 16"):
+            shapley_estimator(n_players, budget, 0, "a-optimal", n_outputs=n_outputs)
+
+
+@pytest.mark.parametrize("sampling", [None, "leverage", "kernel", "modified_l2"])
+def test_auto_takes_every_sampling_rule_of_either_estimator(sampling):
+    for n_outputs in (1, 17):
+        found = shapley_estimator(12, 100, 0, sampling, n_outputs=n_outputs)
+        assert len(found.coalitions) == 100
