@@ -135,7 +135,8 @@ class HalfGame:
         p, n = self.signs.shape
         if not self.odd or p <= n:
             return None
-        coefficients, _, rank, _ = np.linalg.lstsq(self.signs, self.y)
+        solved, _, rank, _ = np.linalg.lstsq(self.signs, self.y)
+        coefficients: Floats = solved.astype(np.float64)
         left = float(np.sum(np.square(self.y - self.signs @ coefficients)))
         if rank < n or left > _ROUNDING**2 * float(self.y @ self.y):
             return None
