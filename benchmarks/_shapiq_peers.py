@@ -1,6 +1,7 @@
-"""shapiq's side of interactions.py: run by an interpreter that has numpy and shapiq, no more.
+"""shapiq's side of two benchmarks: run by an interpreter that has numpy and shapiq, no more.
 
-interactions.py starts this file; what goes in is a table of values, what comes out is JSON.
+interactions.py and shapley_values.py start this file; what goes in is a table of values, what comes
+out is JSON.
 """
 
 from __future__ import annotations
@@ -71,6 +72,50 @@ PEERS = {
         "ProxySHAP", "newer", BOTH, {"proxy_model": "linear", "adjustment": True}
     ),
 }
+# Of the Shapley value. KernelSHAPIQ, RegressionFSII and PolySHAP of order 1 are KernelSHAP; options
+# that have an order of their own (of the model that is fitted) name it.
+SV = ("SV",)
+CUBIC = PAIRED | {"max_order": 3}
+SV_PEERS = {
+    "KernelSHAP": Peer("KernelSHAP", "classical", SV),
+    "KernelSHAP, paired": Peer("KernelSHAP", "classical", SV, PAIRED),
+    "UnbiasedKernelSHAP": Peer("UnbiasedKernelSHAP", "classical", SV),
+    "UnbiasedKernelSHAP, paired": Peer("UnbiasedKernelSHAP", "classical", SV, PAIRED),
+    "kADDSHAP": Peer("kADDSHAP", "classical", SV, {"max_order": 2}),
+    "kADDSHAP, paired": Peer("kADDSHAP", "classical", SV, PAIRED | {"max_order": 2}),
+    "kADDSHAP, order 3, paired": Peer("kADDSHAP", "classical", SV, CUBIC),
+    "PermutationSamplingSV": Peer("PermutationSamplingSV", "classical", SV),
+    "StratifiedSamplingSV": Peer("StratifiedSamplingSV", "classical", SV),
+    "OwenSamplingSV": Peer("OwenSamplingSV", "classical", SV),
+    "SVARM": Peer("SVARM", "classical", SV),
+    "SVARM, paired": Peer("SVARM", "classical", SV, PAIRED),
+    "SVARMIQ": Peer("SVARMIQ", "classical", SV),
+    "SVARMIQ, paired": Peer("SVARMIQ", "classical", SV, PAIRED),
+    "SHAPIQ": Peer("SHAPIQ", "classical", SV),
+    "SHAPIQ, paired": Peer("SHAPIQ", "classical", SV, PAIRED),
+    "LeverageSHAP": Peer("LeverageSHAP", "newer", SV),
+    "PolySHAP": Peer("PolySHAP", "newer", SV, {"max_order": 2}),
+    "PolySHAP, paired": Peer("PolySHAP", "newer", SV, PAIRED | {"max_order": 2}),
+    "PolySHAP, order 3, paired": Peer("PolySHAP", "newer", SV, CUBIC),
+    "OddSHAP": Peer("OddSHAP", "newer", SV),
+    "RegressionMSR": Peer("RegressionMSR", "newer", SV),
+    "RegressionMSR, 5 folds": Peer("RegressionMSR", "newer", SV, {"k_folds": 5}),
+    "RegressionMSR, LightGBM": Peer("RegressionMSR", "newer", SV, {"proxy_model": "lightgbm"}),
+    "RegressionMSR, linear": Peer("RegressionMSR", "newer", SV, {"proxy_model": "linear"}),
+    "ProxySHAP": Peer("ProxySHAP", "newer", SV),
+    "ProxySHAP, adjusted": Peer("ProxySHAP", "newer", SV, {"adjustment": True}),
+    "ProxySHAP, adjusted, 5 folds": Peer(
+        "ProxySHAP", "newer", SV, {"adjustment": True, "k_folds": 5}
+    ),
+    "ProxySHAP, LightGBM": Peer("ProxySHAP", "newer", SV, {"proxy_model": "lightgbm"}),
+    "ProxySPEX, no grid search": Peer("ProxySPEX", "newer", SV, {"hpo": False}),
+    "ProxySHAP, grid search, adjusted": Peer(
+        "ProxySHAP", "newer", SV, {"hpo": True, "adjustment": True}, slow=True
+    ),
+    "ProxySPEX": Peer("ProxySPEX", "newer", SV, slow=True),
+    "SPEX": Peer("SPEX", "newer", SV, slow=True),
+    "ShaplEIG": Peer("ShaplEIG", "newer", SV, {"show_progress": False}, slow=True),
+}
 # The slow one gets half of the evaluations.
 SPEED = (
     ("KernelSHAPIQ", "k-SII", 1),
@@ -111,20 +156,28 @@ class Synthetic:
         return values
 
 
+def peers_of(index: str) -> dict[str, Peer]:
+    return SV_PEERS if index == "SV" else PEERS
+
+
+def order_of(index: str) -> int:
+    return 1 if index == "SV" else 2
+
+
 def approximator(name: str, n: int, index: str, seed: int) -> Any:
-    peer = PEERS[name]
+    peer = peers_of(index)[name]
     np.random.seed(seed)  # noqa: NPY002  (SPEX draws from the global generator)
-    options = dict(peer.options)
-    if peer.approximator != "RegressionFSII":  # which has no choice of index
-        options["index"] = index
     kind = getattr(shapiq.approximator, peer.approximator)
-    return kind(n=n, max_order=2, random_state=seed, **options)
+    known = inspect.signature(kind.__init__).parameters
+    options = {"index": index, "max_order": order_of(index)}  # not every class has a choice
+    options = {k: v for k, v in options.items() if k in known} | peer.options
+    return kind(n=n, random_state=seed, **options)
 
 
-def pair_values(result: Any, n: int) -> list[float]:
-    """Pairwise values in the order of combinations; interactions that are not listed are 0."""
-    values = {tuple(sorted(map(int, pair))): v for pair, v in result.dict_values.items()}
-    return [float(values.get(pair, 0.0)) for pair in itertools.combinations(range(n), 2)]
+def values_of(result: Any, n: int, order: int) -> list[float]:
+    """Values of one order as combinations list them; interactions that are not listed are 0."""
+    values = {tuple(sorted(map(int, members))): v for members, v in result.dict_values.items()}
+    return [float(values.get(members, 0.0)) for members in itertools.combinations(range(n), order)]
 
 
 def versions() -> dict[str, str]:
@@ -152,7 +205,8 @@ def fitted_once(model: Any) -> None:
 
 
 def run(name: str, index: str, budget: int, seed: int, values: NDArray[np.float64]) -> Row:
-    game = Table(values)
+    game, order = Table(values), order_of(index)
+    field = "players" if order == 1 else "pairs"
     row: Row = {"estimator": name, "index": index, "budget": budget, "seed": seed}
     start = time.perf_counter()
     try:
@@ -161,26 +215,27 @@ def run(name: str, index: str, budget: int, seed: int, values: NDArray[np.float6
             peer = approximator(name, game.n, index, seed)
             if hasattr(getattr(peer, "proxy_model", None), "param_grid"):
                 fitted_once(peer.proxy_model)
-            row["pairs"] = pair_values(peer.approximate(budget, game), game.n)
+            row[field] = values_of(peer.approximate(budget, game), game.n, order)
     except Exception as error:  # whatever a peer raises is a result about it
         row["error"] = f"{type(error).__name__}: {error}"[:300]
     row |= {"seconds": time.perf_counter() - start} | game.evaluations()
-    if "pairs" in row and not np.isfinite(row["pairs"]).all():
-        del row["pairs"]
+    if field in row and not np.isfinite(row[field]).all():
+        del row[field]
         row["error"] = "values that are not finite"
     elif row["evaluations"] > budget:
-        row.pop("pairs", None)
+        row.pop(field, None)
         row["error"] = f"{row['evaluations']} evaluations, more than the budget"
     return row
 
 
 def supports(kind: type, index: str) -> str:
-    """Say "pairs" if an approximator gives pairwise values of an index, otherwise why not."""
-    options: Row = {"n": 6, "random_state": 0, "max_order": 2, "index": index}
+    """Say "pairs" or "players" if an approximator gives them for an index, otherwise why not."""
+    order = order_of(index)
+    options: Row = {"n": 6, "random_state": 0, "max_order": order, "index": index}
     known = inspect.signature(kind.__init__).parameters
     if "index" not in known and index not in getattr(kind, "valid_indices", ()):
         return f"no: {' '.join(getattr(kind, 'valid_indices', ()))} only"
-    if "max_order" not in known:
+    if "max_order" not in known and order > 1:
         return "no: values of single players only"
     try:
         made = kind(**{k: v for k, v in options.items() if k in known})
@@ -191,24 +246,27 @@ def supports(kind: type, index: str) -> str:
         found = made.approximate(60, Table(values)).dict_values
     except Exception as error:
         return f"accepted, then {type(error).__name__}: {error}"[:160]
-    return "pairs" if any(len(i) == 2 for i in found) else "accepted, no pair found in a tiny game"
+    field = ("players", "pairs")[order - 1]
+    some = any(len(i) == order for i in found)
+    return field if some else f"accepted, no {field} found in a tiny game"
 
 
-def describe() -> Row:
-    """Versions, options and, of every approximator, the indices of pairs that it supports."""
+def describe(indices: list[str]) -> Row:
+    """Versions, options and, of every approximator, which of the indices it supports."""
     found = [getattr(shapiq.approximator, name) for name in shapiq.approximator.__all__]
     classes = [kind for kind in found if isinstance(kind, type) and kind.__name__ != "Approximator"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = {kind.__name__: {i: supports(kind, i) for i in BOTH} for kind in classes}
-    used = {(peer.approximator, index) for peer in PEERS.values() for index in peer.indices}
+        table = {kind.__name__: {i: supports(kind, i) for i in indices} for kind in classes}
+    known = {name: peer for i in indices for name, peer in peers_of(i).items()}
+    used = {(peer.approximator, index) for peer in known.values() for index in peer.indices}
     missing = [
         (name, index)
         for name, row in table.items()
         for index, answer in row.items()
         if not answer.startswith("no") and (name, index) not in used
     ]
-    peers = {name: asdict(peer) for name, peer in PEERS.items()}
+    peers = {name: asdict(peer) for name, peer in known.items()}
     return {"versions": versions(), "supports": table, "peers": peers, "not_run": missing}
 
 
@@ -223,24 +281,26 @@ def accuracy(args: argparse.Namespace) -> None:
         lines = []
     rows = [json.loads(line) for line in lines[1:]]
     done = {(r["estimator"], r["index"], r["budget"], r["seed"]) for r in rows}
-    names = args.peers or list(PEERS)
+    names = args.peers or list(dict.fromkeys(name for i in args.indices for name in peers_of(i)))
     plan = itertools.product(range(args.seeds), args.budgets, names, args.indices)
     with args.out.open("a") as out:
         for seed, budget, name, index in plan:
-            wanted = index in PEERS[name].indices
-            wanted &= seed < args.slow_seeds or not PEERS[name].slow
+            peer = peers_of(index).get(name)
+            wanted = peer is not None and index in peer.indices
+            wanted = wanted and (seed < args.slow_seeds or not peer.slow)
             if wanted and (name, index, budget, seed) not in done:
                 out.write(json.dumps(run(name, index, budget, seed, values)) + "\n")
                 out.flush()
 
 
 def exact(args: argparse.Namespace) -> None:
-    """Pairwise values of shapiq's ExactComputer, to compare our own with."""
+    """Values of shapiq's ExactComputer, to compare our own with."""
     result: Row = {}
     for name, values in np.load(args.table).items():
         n = len(values).bit_length() - 1
         computer = ExactComputer(n_players=n, game=Table(values))
-        result[name] = {i: pair_values(computer(i, 2), n) for i in args.indices}
+        orders = {i: order_of(i) for i in args.indices}
+        result[name] = {i: values_of(computer(i, k), n, k) for i, k in orders.items()}
     args.out.write_text(json.dumps(result))
 
 
@@ -272,10 +332,10 @@ def main() -> None:
     parser.add_argument("--indices", nargs="+", default=list(BOTH))
     parser.add_argument("--seeds", type=int, default=1, help="or repeats, of speed")
     parser.add_argument("--slow-seeds", type=int, default=1)
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=[*PEERS, *SV_PEERS])
     args = parser.parse_args()
     if args.what == "describe":
-        args.out.write_text(json.dumps(describe()))
+        args.out.write_text(json.dumps(describe(args.indices)))
     else:
         {"accuracy": accuracy, "exact": exact, "speed": speed}[args.what](args)
 

@@ -15,7 +15,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -38,6 +38,7 @@ TOLERANCE = 1e-6  # of shapiq's ExactComputer, whose FSII puts weights of 1e8 on
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
+Values = Mapping[str, Callable[[Floats], Floats]]
 
 
 # ----- games and their true interactions --------------------------------------------------
@@ -129,22 +130,24 @@ class Game:
     def truth(self) -> dict[str, Floats]:
         return {index: TRUE[index](self.table) for index in INDICES}
 
-    def nmse(self, index: str, pairs: Floats) -> float:
-        """Mean squared error over the pairs, divided by the variance of the true values."""
+    def nmse(self, index: str, values: Floats) -> float:
+        """Mean squared error of an index, divided by the variance of its true values."""
         truth = self.truth[index]
-        return float(np.mean((pairs - truth) ** 2) / truth.var())
+        return float(np.mean((values - truth) ** 2) / truth.var())
+
+
+def tables_of(path: Path) -> Iterator[tuple[str, str, Floats]]:
+    """Name, scale and table of every game in a file."""
+    file = np.load(path)
+    for scale in ("prob", "logit"):
+        tables = np.atleast_2d(file[scale]).astype(np.float64)
+        names = [path.stem, *(f"{path.stem}_{k}" for k in range(len(tables)))]
+        for name, table in zip(names[len(tables) > 1 :], tables, strict=False):
+            yield name, scale, table
 
 
 def games_of(folder: Path) -> list[Game]:
-    games = []
-    for path in sorted(folder.glob("games*.npz")):
-        file = np.load(path)
-        for scale in ("prob", "logit"):
-            tables = np.atleast_2d(file[scale]).astype(np.float64)
-            names = [path.stem, *(f"{path.stem}_{k}" for k in range(len(tables)))]
-            named = zip(names[len(tables) > 1 :], tables, strict=False)
-            games += [Game(name, scale, table) for name, table in named]
-    return games
+    return [Game(*found) for path in sorted(folder.glob("games*.npz")) for found in tables_of(path)]
 
 
 # ----- our side: the one place that knows our interface -----------------------------------
@@ -195,7 +198,18 @@ def peers(args: argparse.Namespace, what: str, out: Path, *options: Any) -> None
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
 
 
-def check_truth(args: argparse.Namespace, games: list[Game]) -> Row:
+def describe_peers(args: argparse.Namespace, indices: Iterable[str] = INDICES) -> Row:
+    """Versions and options of shapiq's approximators, and what each supports."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "describe.json")
+        peers(args, "describe", out, "--indices", *indices)
+        described: Row = json.loads(out.read_text())
+    return described
+
+
+def check_truth(
+    args: argparse.Namespace, games: Sequence[Game], true: Values = TRUE, brute: Values = BRUTE
+) -> Row:
     """Compare our truth with the definitions and with shapiq's ExactComputer; raise if it differs.
 
     On three random games of 6 players and on the small ones of the benchmark.
@@ -206,12 +220,12 @@ def check_truth(args: argparse.Namespace, games: list[Game]) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         table, out = Path(folder, "tables.npz"), Path(folder, "exact.json")
         np.savez(table, **checked)
-        peers(args, "exact", out, "--table", table)
+        peers(args, "exact", out, "--table", table, "--indices", *true)
         exact = json.loads(out.read_text())
     worst = {"definition": 0.0, "shapiq.ExactComputer": 0.0}
-    for name, index in itertools.product(checked, INDICES):
-        truth = TRUE[index](checked[name])
-        others = {"definition": BRUTE[index](checked[name])}
+    for name, index in itertools.product(checked, true):
+        truth = true[index](checked[name])
+        others = {"definition": brute[index](checked[name])}
         others["shapiq.ExactComputer"] = np.array(exact[name][index])
         for kind, other in others.items():
             difference = float(np.abs(other - truth).max() / truth.std())
@@ -222,7 +236,11 @@ def check_truth(args: argparse.Namespace, games: list[Game]) -> Row:
 
 
 def peer_rows(
-    args: argparse.Namespace, game: Game, budgets: list[int], known: dict[str, Row]
+    args: argparse.Namespace,
+    game: Game,
+    budgets: list[int],
+    known: dict[str, Row],
+    indices: Iterable[str] = INDICES,
 ) -> list[Row]:
     """Every run of every approximator on one game; those of an earlier start are kept."""
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -232,7 +250,7 @@ def peer_rows(
     out = table.with_suffix(".jsonl")
     np.savez(table, table=game.table)
     options = ["--table", table, "--seeds", args.seeds, "--slow-seeds", args.slow_seeds]
-    options += ["--budgets", *budgets, "--indices", *INDICES]
+    options += ["--budgets", *budgets, "--indices", *indices]
     options += ["--peers", *args.peers] if args.peers is not None else []
     peers(args, "accuracy", out, *options)
     rows = [json.loads(line) for line in out.read_text().splitlines()[1:]]
@@ -241,8 +259,8 @@ def peer_rows(
     rows = [r for r in rows if r["estimator"] in wanted and r["budget"] in budgets]
     rows = [r for r in rows if r["seed"] < min(args.seeds, seeds[r["estimator"]])]
     for row in rows:
-        if "pairs" in row:
-            row["nmse"] = game.nmse(row["index"], np.array(row.pop("pairs")))
+        for field in row.keys() & {"pairs", "players"}:
+            row["nmse"] = game.nmse(row["index"], np.array(row.pop(field)))
     return rows
 
 
@@ -253,10 +271,7 @@ def accuracy(args: argparse.Namespace) -> Row:
     games = games_of(args.games)
     if not games:
         raise SystemExit(f"no games*.npz in {args.games}")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "describe.json")
-        peers(args, "describe", out)
-        described = json.loads(out.read_text())
+    described = describe_peers(args)
     result = head(described.pop("versions"))
     result["settings"] = {
         "error": "mean squared error over the pairs / variance of the true values, order 2",
@@ -447,8 +462,8 @@ def show_speed(result: Row) -> None:
 # ----- results and command line -----------------------------------------------------------
 
 
-def head(peer_versions: dict[str, str]) -> Row:
-    versions = {name: version(name) for name in ("numpy", "scipy")}
+def head(peer_versions: dict[str, str], others: Sequence[str] = ()) -> Row:
+    versions = {name: version(name) for name in ("numpy", "scipy", *others)}
     versions |= {"python": platform.python_version(), "xai_patchshap": xai_patchshap.__version__}
     return {
         "environment": {
