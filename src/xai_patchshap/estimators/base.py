@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import bad
 
-__all__ = ["Estimate", "Estimator", "check_values"]
+__all__ = ["Estimate", "Estimator", "check_values", "checked_prior"]
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,13 @@ def check_values(values: NDArray[np.float64], most: int, least: int) -> NDArray[
         )
     if not np.isfinite(array).all():
         raise bad("values", "NaN or infinite numbers", "finite numbers")
+    return array
+
+
+def checked_prior(prior: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return a copy of ``prior`` as a float64 matrix, or raise if it does not fit."""
+    array = np.array(prior, dtype=np.float64)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.shape != shape or not np.isfinite(array).all():
+        raise bad("prior", f"shape {np.shape(prior)}", f"finite numbers of shape {shape}")
     return array

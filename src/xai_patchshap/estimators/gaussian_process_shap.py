@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Estimate
+from .base import Estimate, check_values, checked_prior
 from .interactions import GaussianProcessInteractions
 
 __all__ = ["GaussianProcessShap"]
@@ -53,14 +53,25 @@ class GaussianProcessShap:
         """Empty, full, then each sampled coalition followed by its complement."""
         return self._of_order_1.coalitions
 
-    def estimate(self, values: Floats) -> Estimate:
-        """Estimate from the values (m, n_outputs) of the first coalitions."""
-        found = self._of_order_1.estimate(values)
-        return Estimate(
-            found.values[0],
-            found.error_std[0],
-            found.base_values,
-            found.full_values,
-            found.n_coalitions,
-            found.exact,
-        )
+    def estimate(self, values: Floats, prior: Floats | None = None) -> Estimate:
+        """Estimate from the values of the first coalitions.
+
+        Parameters
+        ----------
+        values : ndarray of shape (m, n_outputs) or (m,)
+            Values of the first ``m >= 2`` of :attr:`coalitions`; a last coalition
+            without its complement is left aside.
+        prior : ndarray of shape (n_players, n_outputs), optional
+            A guess at the Shapley values, as of a trained explainer. The process then models
+            what the additive game of the guess leaves of the game.
+        """
+        v = check_values(values, len(self.coalitions), self.min_coalitions)
+        guess = np.zeros((self.coalitions.shape[1], v.shape[1]))
+        if prior is not None:
+            guess = checked_prior(prior, guess.shape)
+            guess += (v[1] - v[0] - guess.sum(axis=0)) / len(guess)
+        found = self._of_order_1.estimate(v - self.coalitions[: len(v)] @ guess)
+        # Adding up, to rounding, as the game does.
+        mean = found.values[0] + guess
+        mean += (v[1] - v[0] - mean.sum(axis=0)) / len(mean)
+        return Estimate(mean, found.error_std[0], v[0], v[1], found.n_coalitions, found.exact)

@@ -16,9 +16,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import bad
 from ._ridge import averaged_ridge
-from .base import Estimate, check_values
+from .base import Estimate, check_values, checked_prior
 from .exact import exact_estimate
 from .sampling import PairSampler, paired_coalitions
 
@@ -112,7 +111,7 @@ class KernelShap:
         inside, outside = v[2 : 2 + 2 * n_pairs : 2], v[3 : 3 + 2 * n_pairs : 2]
         centre = np.broadcast_to(equal, (n_players, len(equal)))
         if prior is not None:
-            centre = _checked_prior(prior, centre.shape)
+            centre = checked_prior(prior, centre.shape)
             centre = centre + equal - centre.mean(axis=0)
         odd = inside - outside - design.signs @ centre
         if prior is None and design.is_overdetermined:
@@ -142,14 +141,6 @@ class KernelShap:
         weight, unseen = self._sampler.weights(self._strata[:n_pairs])
         signs: Floats = np.where(self._halves[:n_pairs], 1.0, -1.0)
         return _Design(signs, weight, unseen)
-
-
-def _checked_prior(prior: Floats, shape: tuple[int, ...]) -> Floats:
-    array = np.asarray(prior, dtype=np.float64)
-    array = array[:, None] if array.ndim == 1 else array
-    if array.shape != shape or not np.isfinite(array).all():
-        raise bad("prior", f"shape {np.shape(prior)}", f"finite numbers of shape {shape}")
-    return array
 
 
 @dataclass(frozen=True)
