@@ -48,18 +48,23 @@ VIT = Architecture(
 
 
 class Photographs(Dataset):
-    """Images in [0, 1] of a tensor of bytes; the second half are mirrored copies."""
+    """Images in [0, 1] of a tensor of bytes, and further copies, shifted and mirrored."""
 
-    def __init__(self, images: Tensor, mirrored: bool = False) -> None:
-        self.images, self.mirrored = images, mirrored
+    def __init__(self, images: Tensor, copies: int = 1) -> None:
+        self.images, self.copies = images, copies
 
     def __len__(self) -> int:
-        return len(self.images) * (2 if self.mirrored else 1)
+        return len(self.images) * self.copies
 
     def __getitem__(self, index: int) -> Tensor:
-        mirror, place = divmod(index, len(self.images))
+        copy, place = divmod(index, len(self.images))
         image = self.images[place].float() / 255
-        return image.flip(-1) if mirror else image
+        if copy:
+            top, left = np.random.default_rng([copy, place]).integers(0, 9, 2)
+            padded = torch.nn.functional.pad(image[None], (4, 4, 4, 4), mode="reflect")[0]
+            image = padded[:, top : top + 32, left : left + 32]
+        # Odd copies are mirrored.
+        return image.flip(-1) if copy % 2 else image
 
 
 def build(weights: Path) -> torch.nn.Module:
@@ -74,9 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--surrogate-epochs", type=int, default=5, help="with mirrored copies")
-    parser.add_argument("--explainer-epochs", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--surrogate-epochs", type=int, default=2)
+    parser.add_argument("--explainer-epochs", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--copies", type=int, default=8, help="of each image, for the surrogate")
+    parser.add_argument("--explainer-copies", type=int, default=4)
     parser.add_argument("--stop-after", choices=["classifier", "surrogate", "explainer"])
     a = parser.parse_args()
     if not (a.out / "classifier.safetensors").exists():
@@ -92,7 +99,7 @@ def main() -> None:
     common = {"validation": validation, "architecture": VIT}
     surrogate = train_surrogate(
         classifier,
-        Photographs(training, mirrored=True),
+        Photographs(training, a.copies),
         a.out / "surrogate",
         schedule=Schedule(
             epochs=a.surrogate_epochs,
@@ -106,7 +113,7 @@ def main() -> None:
         return
     network = train_explainer(
         surrogate,
-        Photographs(training),
+        Photographs(training, a.explainer_copies),
         a.out / "explainer",
         n_pairs=a.pairs,
         fresh=False,
