@@ -16,13 +16,23 @@ from torch import Tensor, nn
 
 from ..amortized import ShapleyViT, load_explainer
 from ..errors import bad
-from ..estimators import SAMPLING_RULES, Estimate, KernelShap
+from ..estimators import (
+    Estimate,
+    Estimator,
+    GaussianProcessShap,
+    KernelShap,
+    check_sampling,
+    shapley_estimator,
+)
 from ..game import Game
 from ..masking import PatchMasker
 from . import _captum
 from ._base import PatchExplainer
 
 __all__ = ["ViTShapleyAmortized"]
+
+# Fewer evaluations tell a Gaussian process nothing of its own errors.
+_FEWEST_FOR_A_PROCESS = 10
 
 
 class ViTShapleyAmortized(PatchExplainer):
@@ -33,8 +43,8 @@ class ViTShapleyAmortized(PatchExplainer):
     *surrogate*, a vision transformer that is at home with missing patches
     (:mod:`xai_patchshap.amortized`). The values add up to ``v(all) - v(none)`` of the
     surrogate exactly. With ``refine=m``, ``m`` evaluations of the surrogate correct the
-    prediction where it is wrong: KernelSHAP on paired coalitions with a ridge towards the
-    predicted values instead of towards equal ones.
+    prediction where it is wrong: what it leaves of the game is explained as
+    :class:`PatchKernelShap` explains games.
 
     It is a :class:`captum.attr.PerturbationAttribution` and a :class:`shap.Explainer`, as
     :class:`PatchKernelShap`.
@@ -54,8 +64,8 @@ class ViTShapleyAmortized(PatchExplainer):
     refine : int
         Evaluations of the game for each image, the full and the empty coalition included; 0
         for the prediction alone. Calls override it with ``n_samples`` or ``max_evals``.
-    sampling : {"modified_l2", "leverage", "kernel"}
-        How coalition sizes are drawn.
+    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
+        How coalitions of a refinement are chosen, as in :class:`PatchKernelShap`.
     autocast : torch.dtype, optional
         Run the network under ``torch.autocast``.
     feature_names : sequence of str, optional
@@ -72,7 +82,11 @@ class ViTShapleyAmortized(PatchExplainer):
     -----
     Standard errors of a prediction alone are its root mean squared errors on validation
     images, one number for each output (infinite if they were never measured); those of a
-    refinement are the posterior deviations of the ridge.
+    refinement are posterior deviations.
+
+    A refinement models what the prediction leaves of the game, as :class:`PatchKernelShap`
+    models games: by a Gaussian process up to 16 explained outputs, by a ridge, whose strength was
+    calibrated on validation images, beyond.
 
     Examples
     --------
@@ -97,7 +111,7 @@ class ViTShapleyAmortized(PatchExplainer):
         output_names: Sequence[str] | None = None,
         seed: int | None = 0,
         refine: int = 0,
-        sampling: str = "modified_l2",
+        sampling: str | None = None,
         autocast: torch.dtype | None = None,
         feature_names: Sequence[str] | None = None,
         linearize_link: bool = True,
@@ -117,8 +131,7 @@ class ViTShapleyAmortized(PatchExplainer):
         whole = isinstance(refine, int | np.integer) and not isinstance(refine, bool)
         if not whole or refine < 0 or refine == 1:
             raise bad("refine", repr(refine), "0, or a number of evaluations of at least 2")
-        if sampling not in SAMPLING_RULES:
-            raise bad("sampling", repr(sampling), f"one of {SAMPLING_RULES}")
+        check_sampling(sampling, "auto")
         masker = PatchMasker(background="drop") if masker is None else masker
         super().__init__(
             model,
@@ -245,7 +258,8 @@ class ViTShapleyAmortized(PatchExplainer):
         predicted, null = self._pass.predicted(), network.null.double().cpu().numpy()
         seed = secrets.randbits(64) if self.seed is None else self.seed
         estimators = {
-            b: KernelShap(network.n_players, b, seed, self.sampling) for b in dict.fromkeys(budgets)
+            b: self._estimator(network.n_players, b, seed, full.shape[1])
+            for b in dict.fromkeys(budgets)
         }
         order = {i: self._patches_of_players(game, i) for i in examples}
         outputs: dict[int, Any] = {
@@ -263,9 +277,23 @@ class ViTShapleyAmortized(PatchExplainer):
             known = np.stack([null[outputs[i]], full[i]])
             values = np.concatenate([known, sampled[i]]) if i in sampled else known
             prior = predicted[i][order[i]][:, outputs[i]]
-            estimate = estimators[budget].estimate(values, prior, network.ridge)
+            estimate = self._refined(estimators[budget], values, prior)
             estimates.append(self._with_known_error(estimate, outputs[i]))
         return estimates
+
+    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Estimator:
+        kind = "auto" if budget >= _FEWEST_FOR_A_PROCESS else "kernel-shap"
+        sampling = None if kind == "kernel-shap" and self.sampling == "a-optimal" else self.sampling
+        return shapley_estimator(n_players, budget, seed, sampling, kind, n_outputs)
+
+    def _refined(
+        self, estimator: Estimator, values: NDArray[np.float64], prior: NDArray[np.float64]
+    ) -> Estimate:
+        if isinstance(estimator, GaussianProcessShap):
+            return estimator.estimate(values, prior)
+        if isinstance(estimator, KernelShap):
+            return estimator.estimate(values, prior, self.model.ridge)
+        return estimator.estimate(values)
 
     def _with_known_error(self, estimate: Estimate, outputs: Any) -> Estimate:
         """The validation error as the standard error of a prediction alone."""
