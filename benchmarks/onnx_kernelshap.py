@@ -63,7 +63,7 @@ class OurWorker:
     def explain(self, path: str, image: Floats, segments: int, evaluations: int) -> Row:
         # The session is made anew and the image cut anew each time, as in DIANNA.
         masker = self.masker(lambda x: superpixels(x, segments), 0.0, "NHWC")
-        explainer = self.explainer(self.load(path), masker)
+        explainer = self.explainer(self.load(path), masker, estimator="kernel-shap")
         explanation = explainer.explain_players(
             image[None], max_evals=evaluations, outputs=list(LABELS), silent=True
         )

@@ -32,7 +32,7 @@ from xai_patchshap.amortized import (
     shapley_values,
 )
 from xai_patchshap.amortized.objectives import kernel_pairs
-from xai_patchshap.estimators import KernelShap
+from xai_patchshap.estimators import GaussianProcessShap, KernelShap
 from xai_patchshap.quality import quality_report
 from xai_patchshap.samples import cifar10_classifier, cifar10_explainer, cifar10_path
 
@@ -73,6 +73,21 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
 
     kernel = KernelShap(network.n_players, max(BUDGETS), seed=20)
     game = _values(network, images, kernel, precision)
+    process = GaussianProcessShap(network.n_players, max(BUDGETS), seed=20)
+    designed = _values(network, images, process, precision)[rows, :, target]
+
+    def of_process(m: int, prior: np.ndarray | None) -> dict[str, float]:
+        """Of the predicted class alone: the process is fitted to each output by itself."""
+        found = np.stack([
+            process.estimate(v[:m], None if prior is None else prior[i]).values[:, 0]
+            for i, v in enumerate(designed)
+        ])  # fmt: skip
+        truth = reference[rows, :, target]
+        return {
+            "r2": explained_variance(found, truth),
+            "correlation": float(per_image_correlation(found, truth).mean()),
+        }
+
     result: dict[str, Any] = {
         "images": f"{len(images)} CIFAR-10 test images, all classes in turn",
         "reference": f"KernelSHAP, {a.reference} evaluations",
@@ -82,7 +97,9 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
         "KernelSHAP": {
             str(m): score(np.stack([kernel.estimate(v[:m]).values for v in game])) for m in BUDGETS
         },
-        "refined": {
+        "Gaussian process": {str(m): of_process(m, None) for m in BUDGETS},
+        "refined": {str(m): of_process(m, predicted[rows, :, target]) for m in BUDGETS},
+        "refined by a ridge": {
             str(m): score(
                 np.stack([
                     kernel.estimate(v[:m], p, network.ridge).values
@@ -120,7 +137,10 @@ def bought(result: dict[str, Any]) -> float:
 
 @torch.no_grad()
 def _values(
-    network: ShapleyViT, images: Tensor, kernel: KernelShap, precision: torch.dtype | None
+    network: ShapleyViT,
+    images: Tensor,
+    kernel: KernelShap | GaussianProcessShap,
+    precision: torch.dtype | None,
 ) -> np.ndarray:
     coalitions = torch.from_numpy(kernel.coalitions)
     parts = []
