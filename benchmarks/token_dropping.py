@@ -76,7 +76,9 @@ def main() -> None:
         )  # fmt: skip
         return attributions.mean().reshape(1)
 
-    explainer = PatchKernelShap(vit, PatchMasker(background="drop"), sampling="kernel")
+    explainer = PatchKernelShap(
+        vit, PatchMasker(background="drop"), sampling="kernel", estimator="kernel-shap"
+    )
 
     def ours(_: torch.Tensor) -> torch.Tensor:
         """PatchKernelShap as a whole."""
