@@ -106,3 +106,10 @@ def test_auto_takes_every_sampling_rule_of_either_estimator(sampling):
     for n_outputs in (1, 17):
         found = shapley_estimator(12, 100, 0, sampling, n_outputs=n_outputs)
         assert len(found.coalitions) == 100
+
+
+def test_refuses_what_it_cannot_draw():
+    with pytest.raises(PatchShapError, match="n_players: got 1; expected at least 2"):
+        DesignedPairs(1)
+    with pytest.raises(PatchShapError, match="n_pairs: got 16; expected between 0 and 15"):
+        DesignedPairs(5).take(16)

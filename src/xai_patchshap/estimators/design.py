@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import bad
 from .gaussian_process import HalfGame
 from .indices import coalition_weights, diagonal_quadrature
 from .sampling import PairSampler
@@ -53,6 +54,11 @@ class DesignedPairs:
     seed : int or None
         Seed of the candidates; ``None`` draws fresh entropy.
 
+    Raises
+    ------
+    PatchShapError
+        If there are fewer than 2 players, or more pairs are asked for than there are.
+
     Attributes
     ----------
     n_pairs : int
@@ -74,6 +80,8 @@ class DesignedPairs:
 
     def take(self, n_pairs: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """First ``n_pairs`` of the sequence, as :meth:`PairSampler.take` returns them."""
+        if not 0 <= n_pairs <= self.n_pairs:
+            raise bad("n_pairs", n_pairs, f"between 0 and {self.n_pairs}")
         halves = self._take(n_pairs)
         return halves, halves.sum(axis=1) - 1
 
@@ -81,15 +89,15 @@ class DesignedPairs:
         chosen = _chosen(self.n_players, self._seed, min(n_pairs, _MOST_PICKS))
         if n_pairs <= len(chosen):
             return chosen
-        taken = _keys(chosen)
+        taken = set(_keys(chosen))
         more, _ = self._sampler.take(n_pairs)
         more = more[[key not in taken for key in _keys(more)]]
         return np.concatenate([chosen, more[: n_pairs - len(chosen)]])
 
 
-def _keys(halves: NDArray[np.bool_]) -> dict[bytes, None]:
-    """One key for each row, in their order."""
-    return dict.fromkeys(row.tobytes() for row in np.packbits(halves, axis=1))
+def _keys(halves: NDArray[np.bool_]) -> list[bytes]:
+    """One key for each row."""
+    return [row.tobytes() for row in np.packbits(halves, axis=1)]
 
 
 @lru_cache(maxsize=16)  # the examples of a batch share their coalitions
