@@ -70,8 +70,13 @@ class CountedModel(nn.Module):
 
 
 def photograph(name: str) -> Tensor:
-    """One of scikit-image's photographs, (1, 3, 224, 224): short side 256, centre crop."""
-    pixels = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None] / 255
+    """One of scikit-image's photographs, (1, 3, 224, 224)."""
+    return prepared(getattr(skimage.data, name)())
+
+
+def prepared(image: NDArray[np.uint8]) -> Tensor:
+    """Pixels (H, W, 3) as the network takes them: short side 256, centre crop, in [0, 1]."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
     height, width = (round(256 * s / min(pixels.shape[2:])) for s in pixels.shape[2:])
     x = nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
     top, left = (height - 224) // 2, (width - 224) // 2

@@ -37,7 +37,8 @@ def test_all_pairs_are_there_once(n, n_pairs):
 def test_a_longer_design_begins_as_a_shorter_one(n):
     longest, _ = DesignedPairs(n).take(1500)
     assert len(set(canonical(longest))) == 1500
-    for n_pairs in (0, 1, 20, 511, 512, 513, 1024, 1025):
+    # Of few players, short designs are without players alone.
+    for n_pairs in (20, 511, 512, 513, 1024, 1025) if n == 16 else (0, 1, 20, 511, 512, 513, 1025):
         np.testing.assert_array_equal(DesignedPairs(n).take(n_pairs)[0], longest[:n_pairs])
 
 
@@ -57,8 +58,9 @@ def variance_left(halves: np.ndarray) -> float:
     strength, linear, noise = design._STRENGTH, design._LINEAR, design._NOISE
     kernel = np.sinh(strength / 2 * dot) / np.sinh(strength / 2) + linear * dot
     kernel[1:, 1:] += noise * np.eye(len(halves))
-    parameters = np.log(np.r_[np.full(n, strength / n), linear, noise])
-    cross = HalfGame(signs, np.zeros(len(signs)), True, parameters).covariance(
+    parameters = np.r_[np.log(np.r_[np.full(n, strength / n), linear, noise]), 0.0]
+    half = HalfGame(signs, np.zeros((len(signs), 0)), True, parameters, np.zeros(0))
+    cross = half.covariance(
         *diagonal_quadrature("SV", 1, 1, n),
         coalition_weights("SV", 1, 1, n),
         np.arange(n)[:, None],
@@ -85,6 +87,12 @@ def test_a_design_leaves_less_variance_than_random_pairs(n, n_pairs):
     assert variance_left(DesignedPairs(n).take(n_pairs)[0]) < random
 
 
+@pytest.mark.parametrize(("n_pairs", "n_singles"), [(15, 0), (19, 0), (20, 16), (40, 16)])
+def test_players_alone_come_first_if_there_is_room_for_more(n_pairs, n_singles):
+    halves, _ = DesignedPairs(16).take(n_pairs)
+    np.testing.assert_array_equal(halves.sum(axis=1) == 1, np.arange(n_pairs) < n_singles)
+
+
 def test_players_are_shown_about_equally_often():
     halves, _ = DesignedPairs(49).take(500)
     shown = halves.sum(axis=0)
@@ -93,19 +101,17 @@ def test_players_are_shown_about_equally_often():
 
 def test_auto_is_the_gaussian_process_where_that_is_affordable():
     assert type(shapley_estimator(49, 500)) is GaussianProcessShap
-    assert type(shapley_estimator(49, 500, n_outputs=16)) is GaussianProcessShap
-    for beyond in ((49, 500, 17), (257, 600, 1), (49, 8193, 1)):
-        n_players, budget, n_outputs = beyond
-        assert type(shapley_estimator(n_players, budget, n_outputs=n_outputs)) is KernelShap
-        with pytest.raises(PatchShapError, match="sampling: got 'a-optimal'; expected at most 16"):
-            shapley_estimator(n_players, budget, 0, "a-optimal", n_outputs=n_outputs)
+    for n_players, budget in ((257, 600), (49, 8193)):
+        assert type(shapley_estimator(n_players, budget)) is KernelShap
+        with pytest.raises(PatchShapError, match="sampling: got 'a-optimal'; expected at most 256"):
+            shapley_estimator(n_players, budget, 0, "a-optimal")
 
 
 @pytest.mark.parametrize("sampling", [None, "leverage", "kernel", "modified_l2"])
 def test_auto_takes_every_sampling_rule_of_either_estimator(sampling):
-    for n_outputs in (1, 17):
-        found = shapley_estimator(12, 100, 0, sampling, n_outputs=n_outputs)
-        assert len(found.coalitions) == 100
+    for n_players in (12, 257):
+        if n_players == 12 or sampling is not None:
+            assert len(shapley_estimator(n_players, 100, 0, sampling).coalitions) == 100
 
 
 def test_refuses_what_it_cannot_draw():

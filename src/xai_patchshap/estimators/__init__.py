@@ -52,9 +52,9 @@ __all__ = [
 
 SHAPLEY_ESTIMATORS = ("auto", "gaussian-process", "kernel-shap")
 
-# Where "auto" is the Gaussian process, whose time grows with the outputs, with the number of
-# players and with the cube of the evaluations.
-_MOST_OUTPUTS, _MOST_PLAYERS, _MOST_EVALUATIONS = 16, 256, 8192
+# Where "auto" is the Gaussian process, whose time grows with the number of players and with the
+# cube of the evaluations.
+_MOST_PLAYERS, _MOST_EVALUATIONS = 256, 8192
 
 
 def shapley_estimator(
@@ -63,7 +63,6 @@ def shapley_estimator(
     seed: int | None = 0,
     sampling: str | None = None,
     estimator: str = "auto",
-    n_outputs: int = 1,
 ) -> Estimator:
     """Estimator for a game; exact when the budget covers all 2**n coalitions.
 
@@ -78,26 +77,22 @@ def shapley_estimator(
         How coalitions are chosen; by default as suits the estimator. ``"a-optimal"`` is for
         the Gaussian process; see :class:`GaussianProcessInteractions`.
     estimator : {"auto", "gaussian-process", "kernel-shap"}
-        ``"auto"`` is :class:`GaussianProcessShap` up to 16 outputs, 256 players and 8,192
-        evaluations, and :class:`KernelShap` beyond.
-    n_outputs : int
-        Number of outputs to be estimated, for ``"auto"``.
+        ``"auto"`` is :class:`GaussianProcessShap` up to 256 players and 8,192 evaluations,
+        and :class:`KernelShap` beyond.
     """
     if estimator not in SHAPLEY_ESTIMATORS:
         raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
     if n_players == 1:
         return ExactShapley(1)
     if estimator == "auto":
-        is_small = n_outputs <= _MOST_OUTPUTS and n_players <= _MOST_PLAYERS
-        fits = is_small and budget <= _MOST_EVALUATIONS
+        fits = n_players <= _MOST_PLAYERS and budget <= _MOST_EVALUATIONS
         estimator = "gaussian-process" if fits else "kernel-shap"
         if sampling == "a-optimal" and not fits:
             raise bad(
                 "sampling",
                 "'a-optimal'",
-                f"at most {_MOST_OUTPUTS} outputs, {_MOST_PLAYERS} players and "
-                f"{_MOST_EVALUATIONS:,} evaluations",
-                "Choose outputs, or estimator='gaussian-process', or another sampling rule.",
+                f"at most {_MOST_PLAYERS} players and {_MOST_EVALUATIONS:,} evaluations",
+                "Choose estimator='gaussian-process', or another sampling rule.",
             )
     kind = KernelShap if estimator == "kernel-shap" else GaussianProcessShap
     options = {} if sampling is None else {"sampling": sampling}

@@ -34,6 +34,7 @@ _STRENGTH, _LINEAR, _NOISE = 4.0, 0.1, 1.0
 # Players alone are candidates from the start where players are few, else after as many pairs as
 # there are players: they would come first, and tell little of games with many interactions.
 _FEW_PLAYERS = 16
+_PAIRS_FOR_SINGLES = 1.25  # per player
 # Candidates join in blocks, so that a longer design begins as a shorter one does.
 _BLOCK = 2048
 _PICKS_PER_BLOCK = 512
@@ -105,13 +106,17 @@ def _chosen(n_players: int, seed: int, n_pairs: int) -> NDArray[np.bool_]:
     sampler = PairSampler(n_players, seed, "leverage")
     single = np.eye(n_players, dtype=bool)[: int(sampler.n_pairs_of[0])]
     single = np.random.default_rng(seed).permutation(single)
+    singles_from = n_players
+    if n_players <= _FEW_PLAYERS:
+        others = sampler.n_pairs - len(single)
+        singles_from = 0 if n_pairs >= min(_PAIRS_FOR_SINGLES * n_players, others) else n_pairs
     greedy = _Greedy(n_players, n_pairs)
     for done in range(n_pairs):
         if done % _PICKS_PER_BLOCK == 0:
             first = done // _PICKS_PER_BLOCK * _BLOCK
             fresh, strata = sampler.take(min(first + _BLOCK, sampler.n_pairs))
             greedy.extend(fresh[first:][strata[first:] > 0])
-        if done == (0 if n_players <= _FEW_PLAYERS else n_players):
+        if done == singles_from:
             greedy.extend(single)
         greedy.pick()
     halves: NDArray[np.bool_] = greedy.signs[greedy.order[1:]] > 0
@@ -124,7 +129,7 @@ class _Greedy:
 
     def __init__(self, n_players: int, n_picks: int) -> None:
         strengths = np.full(n_players, _STRENGTH / n_players)
-        self._parameters = np.log(np.r_[strengths, _LINEAR, _NOISE])
+        self._parameters = np.r_[np.log(np.r_[strengths, _LINEAR, _NOISE]), 0.0]
         self._values = (
             *diagonal_quadrature("SV", 1, 1, n_players),
             coalition_weights("SV", 1, 1, n_players),
@@ -164,7 +169,8 @@ class _Greedy:
 
     def _prior(self, signs: Floats) -> Floats:
         """Covariance of the pairs, of which the first is the empty and the full coalition."""
-        half = HalfGame(signs, np.zeros(len(signs)), True, self._parameters)
+        nothing = np.zeros((len(signs), 0))
+        half = HalfGame(signs, nothing, True, self._parameters, np.zeros(0))
         return half.covariance(*self._values)
 
     def _condition(self, step: int, rows: slice) -> None:

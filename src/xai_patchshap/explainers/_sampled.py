@@ -24,7 +24,7 @@ class SampledExplainer(PatchExplainer):
 
     tolerance: float | None = None
 
-    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Any:
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
         """An estimator with ``coalitions``, ``min_coalitions`` and ``estimate``."""
         raise NotImplementedError(f"{type(self).__name__} has no estimator of its own")
 
@@ -43,8 +43,7 @@ class SampledExplainer(PatchExplainer):
         sizes = [(game.bound.n_players[i], b) for i, b in zip(examples, budgets, strict=True)]
         # One sample of coalitions serves all examples with as many players.
         seed = secrets.randbits(64) if self.seed is None else self.seed
-        n_outputs = full.shape[1]
-        estimators = {s: self._estimator(*s, seed, n_outputs) for s in dict.fromkeys(sizes)}
+        estimators = {s: self._estimator(*s, seed) for s in dict.fromkeys(sizes)}
         estimator = dict(zip(examples, (estimators[s] for s in sizes), strict=True))
         values = {i: np.zeros((0, full.shape[1])) for i in examples}
         estimates: dict[int, Estimate] = {}

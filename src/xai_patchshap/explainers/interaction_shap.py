@@ -160,7 +160,7 @@ class InteractionShap(SampledExplainer):
     def _auto_budget(self, n_players: int) -> int:
         return int(min(2 ** min(n_players, 60), max(1000, 20 * n_players)))
 
-    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Any:
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
         return interaction_estimator(
             n_players,
             budget,

@@ -60,10 +60,10 @@ class PatchKernelShap(SampledExplainer):
     estimator : {"auto", "gaussian-process", "kernel-shap"}
         How values are read from the sample. The Gaussian process
         (:class:`~xai_patchshap.estimators.GaussianProcessShap`) needs far fewer evaluations for
-        the same error, and a fraction of a second for each output.
-        :class:`~xai_patchshap.estimators.KernelShap` takes no time at all, which pays for models
-        that are faster still. ``"auto"`` is the former up to 16 explained outputs, 256 players
-        and 8,192 evaluations, and the latter beyond.
+        the same error, and a fraction of a second for each output, or for all together where
+        more than 16 are explained. :class:`~xai_patchshap.estimators.KernelShap` takes no time
+        at all, which pays for models that are faster still. ``"auto"`` is the former up to 256
+        players and 8,192 evaluations, and the latter beyond.
 
     Attributes
     ----------
@@ -144,5 +144,5 @@ class PatchKernelShap(SampledExplainer):
         own = {name: getattr(self, name) for name in ("sampling", "tolerance", "estimator")}
         return {**super()._options(), **own}
 
-    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Any:
-        return shapley_estimator(n_players, budget, seed, self.sampling, self.estimator, n_outputs)
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
+        return shapley_estimator(n_players, budget, seed, self.sampling, self.estimator)

@@ -258,8 +258,7 @@ class ViTShapleyAmortized(PatchExplainer):
         predicted, null = self._pass.predicted(), network.null.double().cpu().numpy()
         seed = secrets.randbits(64) if self.seed is None else self.seed
         estimators = {
-            b: self._estimator(network.n_players, b, seed, full.shape[1])
-            for b in dict.fromkeys(budgets)
+            b: self._estimator(network.n_players, b, seed) for b in dict.fromkeys(budgets)
         }
         order = {i: self._patches_of_players(game, i) for i in examples}
         outputs: dict[int, Any] = {
@@ -281,10 +280,10 @@ class ViTShapleyAmortized(PatchExplainer):
             estimates.append(self._with_known_error(estimate, outputs[i]))
         return estimates
 
-    def _estimator(self, n_players: int, budget: int, seed: int, n_outputs: int) -> Estimator:
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Estimator:
         kind = "auto" if budget >= _FEWEST_FOR_A_PROCESS else "kernel-shap"
         sampling = None if kind == "kernel-shap" and self.sampling == "a-optimal" else self.sampling
-        return shapley_estimator(n_players, budget, seed, sampling, kind, n_outputs)
+        return shapley_estimator(n_players, budget, seed, sampling, kind)
 
     def _refined(
         self, estimator: Estimator, values: NDArray[np.float64], prior: NDArray[np.float64]

@@ -20,6 +20,8 @@ __all__ = ["GaussianProcessInteractions"]
 
 Floats = NDArray[np.float64]
 
+_OWN_PARAMETERS = 16  # outputs, up to which each has its own parameters
+
 
 class GaussianProcessInteractions:
     """Any index from any number of pairs of coalitions; exact once all are drawn.
@@ -108,8 +110,8 @@ class GaussianProcessInteractions:
         stds = [np.zeros_like(m) for m in means]
         # Threads cost these small matrices several times what they gain.
         with threadpool_limits(1, user_api="blas"):
-            for k in range(n_outputs):
-                inside, outside = v[rows, k], v[others, k]
+            for some in _groups(n_outputs):
+                inside, outside = v[rows, some], v[others, some]
                 even = (inside + outside) / 2
                 parts = halves(signs, (inside - outside) / 2, even - even[0])
                 for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
@@ -117,8 +119,8 @@ class GaussianProcessInteractions:
                     table = coalition_weights(self.index, self.order, s, n)
                     for half in parts:
                         found, error = half.functional(nodes, weights, table, subsets(n, s))
-                        mean[:, k] += found
-                        std[:, k] = np.hypot(std[:, k], error)
+                        mean[:, some] += found
+                        std[:, some] = np.hypot(std[:, some], error)
         if n_pairs < 4:
             stds = [np.full_like(s, np.inf) for s in stds]
         if self.index in EFFICIENT or self.index == "SII":
@@ -137,3 +139,10 @@ class GaussianProcessInteractions:
             2 + 2 * n_pairs,
             exact=False,
         )
+
+
+def _groups(n_outputs: int) -> list[slice]:
+    """Outputs that share the parameters of the process: few have their own, many one."""
+    if n_outputs <= _OWN_PARAMETERS:
+        return [slice(k, k + 1) for k in range(n_outputs)]
+    return [slice(0, n_outputs)]
