@@ -181,7 +181,8 @@ def random_halves(n: int, p: int, seed: int) -> tuple[gp.HalfGame, gp.HalfGame]:
 
 def halves_of(signs: np.ndarray, odd: np.ndarray, even: np.ndarray):
     """Of one output."""
-    return gp.halves(signs, odd[:, None], even[:, None])
+    odd, even = odd[:, None], even[:, None]
+    return gp.halves(signs, odd, even, evidence.learned(signs, odd, even))
 
 
 @pytest.fixture(scope="module", params=["learned", (0.0, 0.0), (1.3, -0.9), (-0.9, 5.0)])
@@ -458,11 +459,33 @@ def test_the_same_seed_gives_the_same_numbers(kind, index, order):
 def test_outputs_do_not_influence_each_other(kind, index, order):
     table = smooth_game(8, 5)
     table[:, 0] *= 1e6
+    guided = table[:, [0, 1, 1, 0]]  # the last two guide the process
     for budget in (4, 16, 80):
-        both = run(table, budget, kind, index, order)
-        one = run(table[:, 1], budget, kind, index, order)
+        if kind == GAUSSIAN:
+            estimator = interaction_estimator(8, budget, index, order, kind)
+            values = guided[estimator.coalitions @ (1 << np.arange(8))]
+            both = estimator.estimate(values, n_guides=2)
+            one = estimator.estimate(values[:, 1:], n_guides=2)
+        else:
+            both = run(table, budget, kind, index, order)
+            one = run(table[:, 1], budget, kind, index, order)
         np.testing.assert_allclose(flat(both)[:, 1:], flat(one), rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(errors(both)[:, 1:], errors(one), rtol=1e-7, atol=1e-9)
+
+
+def test_the_first_guides_are_for_themselves_and_the_others_for_all_else():
+    estimator = interaction_estimator(8, 80, "SV", 1, GAUSSIAN)
+    rows = estimator.coalitions @ (1 << np.arange(8))
+    games = np.concatenate([smooth_game(8, seed)[rows] for seed in (6, 7, 8, 9)], axis=1)[:, :7]
+    leading, others = games[:, :4], games[:, 4:6]
+    both = estimator.estimate(np.c_[games, leading, others], n_guides=6)
+    np.testing.assert_allclose(flat(both)[:, :4], flat(estimator.estimate(leading)), atol=1e-9)
+    rest = estimator.estimate(np.c_[games[:, 4:], others, others], n_guides=4)
+    np.testing.assert_allclose(flat(both)[:, 4:], flat(rest), atol=1e-9)
+    assert flat(both).shape[1] == 7
+    for wrong in (-1, 7):
+        with pytest.raises(PatchShapError, match=f"n_guides: got {wrong}; expected 0 to 6, of 7"):
+            estimator.estimate(games, n_guides=wrong)
 
 
 @settings(max_examples=50, deadline=None)
@@ -598,7 +621,7 @@ def test_tiny_budgets_give_nothing_absurd(games_of_order_3, kind, index, order):
         values = polynomial(estimator.coalitions, games_of_order_3)
         gap = estimator.estimate(values).values[1] - truth
         # Those that do not regularise reach thousands; no interactions at all have 1.
-        assert np.mean((gap**2).sum(axis=0) / (truth**2).sum(axis=0)) < 3, budget
+        assert np.mean((gap**2).sum(axis=0) / (truth**2).sum(axis=0)) < 4, budget
 
 
 @pytest.mark.parametrize("budget", [100, 200])

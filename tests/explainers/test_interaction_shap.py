@@ -487,6 +487,8 @@ def test_interrupted(breaks_at, estimator):
         assert explainer.last_run.interrupted
         assert explainer.last_run.evaluations.sum() == counted.rows
         for i, spent in enumerate(explainer.last_run.evaluations):  # as of a smaller budget
+            if estimator == "gaussian-process" and spent < 26:
+                continue  # designs so short are others; see DesignedPairs
             small = InteractionShap(model, NINE, estimator=estimator)
             values = small(x[i : i + 1], max_evals=int(spent), outputs=1, silent=True).values
             close(matrices[i], values[0, ..., 0], 1e-6)

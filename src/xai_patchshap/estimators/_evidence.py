@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-__all__ = ["flared", "kernel", "learned", "negative_evidence", "own"]
+__all__ = ["flared", "kernel", "learned", "negative_evidence", "own", "root_mean_square"]
 
 Floats = NDArray[np.float64]
 
@@ -43,25 +43,40 @@ def own(n: int, odd: bool) -> NDArray[np.intp]:
     return places
 
 
-def learned(signs: Floats, odd: Floats, even: Floats, sizes: Floats) -> Floats:
-    """Parameters (n + 5,) of both halves, likeliest for the outputs of most variance.
+def root_mean_square(y: Floats) -> Floats:
+    """Of every column, without overflow or underflow of the squares."""
+    largest = np.abs(y).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    root: Floats = unit * np.sqrt(np.mean(np.square(y / unit), axis=0))
+    return root
+
+
+def learned(signs: Floats, odd: Floats, even: Floats) -> Floats:
+    """Parameters (n + 5,) of both halves that suit the outputs of a model best.
+
+    The outputs of most variance count, in the proportions of their deviations: what one
+    class depends on, others often do.
 
     Parameters
     ----------
     signs : ndarray (p, n)
+        One coalition of each pair, in {-1, 1}; the first row is the full coalition.
     odd, even : ndarray (p, K)
-        Values of the halves, of unit mean square or 0.
-    sizes : ndarray (K,)
-        How large they were before.
+        Values of the halves; the first of ``even`` is 0, its constant taken out.
     """
     n = signs.shape[1]
     theta = np.full(n + 5, np.log(_STRENGTH / n))
     theta[n:] = *(mean for mean, _ in _OTHERS[:3]), 0.0, 0.0
+    scales = [root_mean_square(y) for y in (odd, even)]
+    sizes = np.hypot(*scales)
     if len(signs) < 1 + _FEWEST or not sizes.any():
         return theta
-    most = np.argsort(-sizes)[:_LEARN_FROM_OUTPUTS]
-    share = np.square(sizes[most] / sizes[most[0]])
-    halves = [(y[: 1 + _LEARN_FROM, most], share * y[:, most].any(axis=0)) for y in (odd, even)]
+    most = np.argsort(-sizes, kind="stable")[:_LEARN_FROM_OUTPUTS]
+    share = sizes[most] / sizes[most[0]]
+    halves = []
+    for y, scale in zip((odd, even), scales, strict=True):
+        unit = np.where(scale > 0, scale, 1.0)
+        halves.append(((y / unit)[: 1 + _LEARN_FROM, most], share * (scale > 0)[most]))
     # Strengths far below the start would leave the even half nothing but its constant.
     strengths = [(np.log(2.0 / n) - 3.5, 1.5)] * n
     flat, free = [(0.0, 0.0)] * 2, [_FLARES] * 2

@@ -44,7 +44,7 @@ up to rounding is taken for what it is. The amplitude of the kernel is the likel
 makes the errors of pairs predicted from all others as large as expected, if that is more. The
 strengths :math:`c_i`, the variances of the linear and of the rough part, and the flare
 :math:`\tau` maximise the marginal likelihood of the first pairs, with weak priors; the
-:math:`c_i` are kept near each other. Outputs that are estimated together share them.
+:math:`c_i` are kept near each other. Outputs of one model share them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from ._evidence import flared, kernel, learned, own
+from ._evidence import flared, kernel, own, root_mean_square
 
 __all__ = ["HalfGame", "halves"]
 
@@ -70,34 +70,27 @@ _LEFT_OUT = 512  # pairs predicted from the others, of all
 _BLOCK_ENTRIES = 2**23
 
 
-def halves(signs: Floats, odd: Floats, even: Floats) -> tuple[HalfGame, HalfGame]:
-    """The odd and the even halves of the games of some outputs, with common parameters.
+def halves(
+    signs: Floats, odd: Floats, even: Floats, parameters: Floats
+) -> tuple[HalfGame, HalfGame]:
+    """The odd and the even halves of the games of K outputs.
 
     Parameters
     ----------
     signs : ndarray (p, n)
         One coalition of each pair, in {-1, 1}; the first row is the full coalition.
     odd, even : ndarray (p, K)
-        Values of the halves; the first of ``even`` is 0, its constant taken out. The
-        parameters are those that suit the outputs of most variance.
+        Values of the halves; the first of ``even`` is 0, its constant taken out.
+    parameters : ndarray (n + 5,)
+        Of :func:`~._evidence.learned`.
     """
     n = signs.shape[1]
-    scales = [_root_mean_square(y) for y in (odd, even)]
-    units = [np.where(scale > 0, scale, 1.0) for scale in scales]
-    y = [half / unit for half, unit in zip((odd, even), units, strict=True)]
-    theta = learned(signs, y[0], y[1], np.hypot(*scales))
-    return (
-        HalfGame(signs, y[0], True, theta[own(n, True)], units[0]),
-        HalfGame(signs, y[1], False, theta[own(n, False)], units[1]),
-    )
-
-
-def _root_mean_square(y: Floats) -> Floats:
-    """Of every column, without overflow or underflow of the squares."""
-    largest = np.abs(y).max(axis=0)
-    unit = np.where(largest > 0, largest, 1.0)
-    root: Floats = unit * np.sqrt(np.mean(np.square(y / unit), axis=0))
-    return root
+    found = []
+    for y, is_odd in ((odd, True), (even, False)):
+        scale = root_mean_square(y)
+        unit = np.where(scale > 0, scale, 1.0)
+        found.append(HalfGame(signs, y / unit, is_odd, parameters[own(n, is_odd)], unit))
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ class GaussianProcessShap:
 
     The values of order 1 of :class:`GaussianProcessInteractions`, in whose model some players
     may interact: fewer evaluations do where they do. Standard errors are posterior
-    deviations. An additive game is recovered to rounding once there are as many pairs as players;
-    each output costs a fraction of a second.
+    deviations. An additive game is recovered to rounding once there are as many pairs as players.
+    All outputs together cost a fraction of a second.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class GaussianProcessShap:
         """Empty, full, then each sampled coalition followed by its complement."""
         return self._of_order_1.coalitions
 
-    def estimate(self, values: Floats, prior: Floats | None = None) -> Estimate:
+    def estimate(self, values: Floats, prior: Floats | None = None, n_guides: int = 0) -> Estimate:
         """Estimate from the values of the first coalitions.
 
         Parameters
@@ -64,13 +64,18 @@ class GaussianProcessShap:
         prior : ndarray of shape (n_players, n_outputs), optional
             A guess at the Shapley values, as of a trained explainer. The process then models
             what the additive game of the guess leaves of the game.
+        n_guides : int
+            The last outputs, as many as this, only guide the process, as in
+            :meth:`GaussianProcessInteractions.estimate`; ``prior`` has a guess for them, too.
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
         guess = np.zeros((self.coalitions.shape[1], v.shape[1]))
         if prior is not None:
             guess = checked_prior(prior, guess.shape)
             guess += (v[1] - v[0] - guess.sum(axis=0)) / len(guess)
-        found = self._of_order_1.estimate(v - self.coalitions[: len(v)] @ guess)
+        found = self._of_order_1.estimate(v - self.coalitions[: len(v)] @ guess, n_guides)
+        n_outputs = found.values[0].shape[1]
+        v, guess = v[:, :n_outputs], guess[:, :n_outputs]
         # Adding up, to rounding, as the game does.
         mean = found.values[0] + guess
         mean += (v[1] - v[0] - mean.sum(axis=0)) / len(mean)

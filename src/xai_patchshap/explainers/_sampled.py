@@ -9,29 +9,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..estimators import Estimate
+from ..estimators import Estimate, GaussianProcessInteractions, GaussianProcessShap
 from ..game import Game
 from ._base import PatchExplainer
 
-__all__ = ["SampledExplainer"]
+__all__ = ["N_GUIDES", "SampledExplainer", "with_guides"]
 
 # With a tolerance, errors are looked at each time the sample has grown by this factor.
 _GROWTH = 1.5
+N_GUIDES = 16  # outputs that a Gaussian process learns from
+
+
+def with_guides(
+    estimator: Any, values: NDArray[np.float64], guides: NDArray[np.float64], **options: Any
+) -> Any:
+    """The estimate of an estimator that may not know of guides."""
+    if guides.shape[1] and isinstance(
+        estimator, (GaussianProcessShap, GaussianProcessInteractions)
+    ):
+        values = np.concatenate([values, guides], axis=1)
+        options["n_guides"] = guides.shape[1]
+    return estimator.estimate(values, **options)
 
 
 class SampledExplainer(PatchExplainer):
     """Base of explainers whose estimator names its coalitions beforehand."""
 
     tolerance: float | None = None
+    estimator: str = "auto"
 
     def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
         """An estimator with ``coalitions``, ``min_coalitions`` and ``estimate``."""
         raise NotImplementedError(f"{type(self).__name__} has no estimator of its own")
 
-    def _estimated(self, estimator: Any, values: NDArray[np.float64]) -> Estimate:
-        """The estimate from the values of the first coalitions."""
-        estimate: Estimate = estimator.estimate(values)
+    def _estimated(
+        self, estimator: Any, values: NDArray[np.float64], guides: NDArray[np.float64]
+    ) -> Estimate:
+        """The estimate from the values of the first coalitions, and from those of guides."""
+        estimate: Estimate = with_guides(estimator, values, guides)
         return estimate
+
+    def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        """The outputs of highest score, which a Gaussian process learns its parameters from.
+
+        All outputs are evaluated anyway; so the same is learned whichever are explained.
+        """
+        if self.estimator not in ("auto", "gaussian-process") or full.shape[1] == 1:
+            return None
+        return np.argsort(-full, axis=1, kind="stable")[:, :N_GUIDES]
 
     def _solve(
         self,
@@ -64,7 +89,8 @@ class SampledExplainer(PatchExplainer):
                 if len(values[i]) < least:
                     # Interrupted too early for any answer.
                     raise KeyboardInterrupt
-                estimates[i] = self._estimated(estimator[i], values[i])
+                own, guides = np.split(values[i], [full.shape[1] - game.n_guides], axis=1)
+                estimates[i] = self._estimated(estimator[i], own, guides)
             active = [
                 i
                 for i in active

@@ -25,7 +25,7 @@ from ..estimators import (
     interaction_estimator,
 )
 from . import _shap
-from ._sampled import SampledExplainer
+from ._sampled import SampledExplainer, with_guides
 
 __all__ = ["InteractionShap"]
 
@@ -171,8 +171,10 @@ class InteractionShap(SampledExplainer):
             self.sampling,
         )
 
-    def _estimated(self, estimator: Any, values: NDArray[np.float64]) -> Estimate:
-        found: Interactions = estimator.estimate(values)
+    def _estimated(
+        self, estimator: Any, values: NDArray[np.float64], guides: NDArray[np.float64]
+    ) -> Estimate:
+        found: Interactions = with_guides(estimator, values, guides)
         return _WithInteractions(
             found.values[0],
             found.error_std[0],

@@ -28,6 +28,7 @@ from ..game import Game
 from ..masking import PatchMasker
 from . import _captum
 from ._base import PatchExplainer
+from ._sampled import N_GUIDES
 
 __all__ = ["ViTShapleyAmortized"]
 
@@ -261,9 +262,11 @@ class ViTShapleyAmortized(PatchExplainer):
             b: self._estimator(network.n_players, b, seed) for b in dict.fromkeys(budgets)
         }
         order = {i: self._patches_of_players(game, i) for i in examples}
-        outputs: dict[int, Any] = {
-            i: slice(None) if game.explained is None else game.explained[i] for i in examples
-        }
+        n_outputs = full.shape[1] - game.n_guides
+        everything = np.broadcast_to(np.arange(predicted.shape[2]), predicted[:, 0].shape)
+        columns = everything if game.explained is None else game.explained
+        if game.n_guides:
+            columns = np.concatenate([columns, self._guiding], axis=1)
         # The values of the empty and the full coalition are known.
         wanted = {
             i: estimators[b].coalitions[2:]
@@ -273,11 +276,11 @@ class ViTShapleyAmortized(PatchExplainer):
         sampled = game.evaluate(wanted) if wanted else {}
         estimates = []
         for i, budget in zip(examples, budgets, strict=True):
-            known = np.stack([null[outputs[i]], full[i]])
+            known = np.stack([null[columns[i]], full[i]])
             values = np.concatenate([known, sampled[i]]) if i in sampled else known
-            prior = predicted[i][order[i]][:, outputs[i]]
-            estimate = self._refined(estimators[budget], values, prior)
-            estimates.append(self._with_known_error(estimate, outputs[i]))
+            prior = predicted[i][order[i]][:, columns[i]]
+            estimate = self._refined(estimators[budget], values, prior, n_outputs)
+            estimates.append(self._with_known_error(estimate, columns[i][:n_outputs]))
         return estimates
 
     def _estimator(self, n_players: int, budget: int, seed: int) -> Estimator:
@@ -285,11 +288,23 @@ class ViTShapleyAmortized(PatchExplainer):
         sampling = None if kind == "kernel-shap" and self.sampling == "a-optimal" else self.sampling
         return shapley_estimator(n_players, budget, seed, sampling, kind)
 
+    def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        if full.shape[1] == 1:
+            return None
+        self._guiding: NDArray[np.int64] = np.argsort(-full, axis=1, kind="stable")[:, :N_GUIDES]
+        return self._guiding
+
     def _refined(
-        self, estimator: Estimator, values: NDArray[np.float64], prior: NDArray[np.float64]
+        self,
+        estimator: Estimator,
+        values: NDArray[np.float64],
+        prior: NDArray[np.float64],
+        n_outputs: int,
     ) -> Estimate:
+        """Of the first outputs; the others guide a process."""
         if isinstance(estimator, GaussianProcessShap):
-            return estimator.estimate(values, prior)
+            return estimator.estimate(values, prior, values.shape[1] - n_outputs)
+        values, prior = values[:, :n_outputs], prior[:, :n_outputs]
         if isinstance(estimator, KernelShap):
             return estimator.estimate(values, prior, self.model.ridge)
         return estimator.estimate(values)

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ...errors import bad
+from .._evidence import learned
 from ..base import check_values
 from ..design import DesignedPairs
 from ..gaussian_process import halves
@@ -20,7 +22,8 @@ __all__ = ["GaussianProcessInteractions"]
 
 Floats = NDArray[np.float64]
 
-_OWN_PARAMETERS = 16  # outputs, up to which each has its own parameters
+# Guides that are for themselves: the classes of high score depend on other patches than the rest.
+_LEADING = 4
 
 
 class GaussianProcessInteractions:
@@ -29,7 +32,8 @@ class GaussianProcessInteractions:
     The game is modelled as a Gaussian process (see
     :mod:`xai_patchshap.estimators.gaussian_process`), whose posterior gives interactions of
     every index and order, also where they outnumber the evaluations, with their standard
-    deviations. Each output of the game is modelled by itself.
+    deviations. Outputs of one model share the parameters of the process: what one class depends
+    on, others often do.
 
     Parameters
     ----------
@@ -88,7 +92,7 @@ class GaussianProcessInteractions:
         self.coalitions, _ = paired_coalitions(n_players, budget, pairs)
         self._all_pairs = pairs.n_pairs
 
-    def estimate(self, values: Floats) -> Interactions:
+    def estimate(self, values: Floats, n_guides: int = 0) -> Interactions:
         """Interactions of all outputs from the values of the first coalitions.
 
         Parameters
@@ -96,12 +100,19 @@ class GaussianProcessInteractions:
         values : ndarray of shape (m, n_outputs) or (m,)
             Values of the first ``m >= 2`` of :attr:`coalitions`; a last coalition
             without its complement is left aside.
+        n_guides : int
+            The last outputs, as many as this, are not estimated: the parameters of the
+            process are learned from them. The first four, as of the classes of highest score,
+            are for outputs that are among these, the others for all other outputs. By
+            default, parameters are learned from the outputs themselves.
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
         n_pairs = (len(v) - 2) // 2
+        n, n_outputs = self.coalitions.shape[1], v.shape[1] - n_guides
+        if not 0 <= n_guides < v.shape[1]:
+            raise bad("n_guides", n_guides, f"0 to {v.shape[1] - 1}, of {v.shape[1]} outputs")
         if n_pairs == self._all_pairs:
-            return exact_interactions(self.coalitions, v, self.index, self.order)
-        n, n_outputs = self.coalitions.shape[1], v.shape[1]
+            return exact_interactions(self.coalitions, v[:, :n_outputs], self.index, self.order)
         # Of the pair of the empty and the full coalition, the full one comes first.
         rows = np.r_[1, 2 : 2 + 2 * n_pairs : 2]
         others = np.r_[0, 3 : 3 + 2 * n_pairs : 2]
@@ -110,10 +121,12 @@ class GaussianProcessInteractions:
         stds = [np.zeros_like(m) for m in means]
         # Threads cost these small matrices several times what they gain.
         with threadpool_limits(1, user_api="blas"):
-            for some in _groups(n_outputs):
-                inside, outside = v[rows, some], v[others, some]
-                even = (inside + outside) / 2
-                parts = halves(signs, (inside - outside) / 2, even - even[0])
+            odd = (v[rows] - v[others]) / 2
+            even = (v[rows] + v[others]) / 2
+            even -= even[0]
+            for some, teachers in _groups(v, n_guides):
+                parameters = learned(signs, odd[:, teachers], even[:, teachers])
+                parts = halves(signs, odd[:, some], even[:, some], parameters)
                 for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
                     nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
                     table = coalition_weights(self.index, self.order, s, n)
@@ -134,15 +147,20 @@ class GaussianProcessInteractions:
             n,
             tuple(means),
             tuple(stds),
-            v[0].copy(),
-            v[1].copy(),
+            v[0, :n_outputs].copy(),
+            v[1, :n_outputs].copy(),
             2 + 2 * n_pairs,
             exact=False,
         )
 
 
-def _groups(n_outputs: int) -> list[slice]:
-    """Outputs that share the parameters of the process: few have their own, many one."""
-    if n_outputs <= _OWN_PARAMETERS:
-        return [slice(k, k + 1) for k in range(n_outputs)]
-    return [slice(0, n_outputs)]
+def _groups(values: Floats, n_guides: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Outputs that share parameters, and those whose values these are learned from."""
+    outputs, guides = np.split(np.arange(values.shape[1]), [values.shape[1] - n_guides])
+    if not n_guides:
+        return [(outputs, outputs)]
+    leading, others = np.split(guides, [_LEADING])
+    known = {values[:, k].tobytes() for k in leading}
+    leads = np.array([values[:, k].tobytes() in known for k in outputs], dtype=bool)
+    groups = [(outputs[leads], leading), (outputs[~leads], others if len(others) else leading)]
+    return [(some, teachers) for some, teachers in groups if len(some)]
