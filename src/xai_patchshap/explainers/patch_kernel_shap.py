@@ -60,10 +60,11 @@ class PatchKernelShap(SampledExplainer):
     estimator : {"auto", "gaussian-process", "kernel-shap"}
         How values are read from the sample. The Gaussian process
         (:class:`~xai_patchshap.estimators.GaussianProcessShap`) needs far fewer evaluations for
-        the same error, and a fraction of a second for each output, or for all together where
-        more than 16 are explained. :class:`~xai_patchshap.estimators.KernelShap` takes no time
-        at all, which pays for models that are faster still. ``"auto"`` is the former up to 256
-        players and 8,192 evaluations, and the latter beyond.
+        the same error, and a fraction of a second for all outputs; it learns what they depend on
+        from the 16 of highest score, whichever are explained.
+        :class:`~xai_patchshap.estimators.KernelShap` takes no time at all, which pays for models
+        that are faster still. ``"auto"`` is the former up to 256 players and 8,192 evaluations,
+        and the latter beyond.
 
     Attributes
     ----------

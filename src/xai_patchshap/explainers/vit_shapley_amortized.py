@@ -86,8 +86,8 @@ class ViTShapleyAmortized(PatchExplainer):
     refinement are posterior deviations.
 
     A refinement models what the prediction leaves of the game, as :class:`PatchKernelShap`
-    models games: by a Gaussian process up to 16 explained outputs, by a ridge, whose strength was
-    calibrated on validation images, beyond.
+    models games: by a Gaussian process, or, below 10 evaluations and beyond 8,192, by a ridge
+    whose strength was calibrated on validation images.
 
     Examples
     --------
