@@ -231,7 +231,7 @@ def test_posterior_equals_linear_algebra_on_all_coalitions(both_halves, index):
             # The likeliest amplitude, or that of the pairs predicted from all others.
             inverse = np.linalg.inv(seen)
             left_out = np.mean((inverse @ y)[1:] ** 2 / np.diag(inverse)[1:])
-            amplitude = half.scale**2 * max(y @ inverse @ y / len(y), left_out)
+            amplitude = gp._WIDENING * half.scale**2 * max(y @ inverse @ y / len(y), left_out)
             posterior = amplitude * (prior - cross @ np.linalg.solve(seen, cross.T))
             for s in range(1, order + 1):
                 mean, std = functional(half, index, order, s)

@@ -14,7 +14,7 @@ from captum.attr import FeatureAblation, KernelShap, ShapleyValueSampling
 from captum.testing.helpers.basic_models import BasicModel_MultiLayer_MultiInput
 from torch import nn
 
-from xai_patchshap import PatchKernelShap, PatchMasker, PatchShapError
+from xai_patchshap import InteractionShap, PatchKernelShap, PatchMasker, PatchShapError
 
 TOP3 = shap.Explanation.argsort.flip[:3]
 SIZE = 12
@@ -594,6 +594,28 @@ def test_batch_size_does_not_matter(max_evals, dtype, tolerance):
     assert_close(a.values, c.values, tolerance)
     assert_close(b.values, c.values, tolerance)
     assert_close(a.base_values, c.base_values)
+
+
+@pytest.mark.parametrize("kind", [PatchKernelShap, InteractionShap])
+def test_what_is_explained_beside_an_output_does_not_matter(kind):
+    """Not even of forty outputs, of which the sixteen of highest score guide the process."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(9, 40, generator=generator, dtype=torch.float64)
+
+    def model(x):
+        patches = x.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).flatten(1)
+        return torch.softmax(3 * torch.tanh(patches @ weights), dim=1)
+
+    explainer = kind(model, PatchMasker((3, 3)))
+    x = torch.rand(2, 3, 12, 12, generator=generator, dtype=torch.float64)
+    everything = explainer.explain_players(x, max_evals=100, silent=True)
+    order = np.argsort(-everything.base_values - everything.values.sum(1), axis=1)
+    for outputs in ([int(order[0, 0])], [int(order[0, 2]), int(order[0, 10])], [int(order[0, -1])]):
+        some = explainer.explain_players(x, max_evals=100, outputs=outputs, silent=True)
+        assert_close(some.values, everything.values[..., outputs], 1e-9)
+        by_captum = kind(model, PatchMasker((3, 3))).attribute(x, target=outputs[0], n_samples=100)
+        again = by_captum[:, 0, ::4, ::4].flatten(1)
+        assert_close(again, everything.values[..., outputs[0]], 1e-5)
 
 
 def test_number_of_classes_does_not_matter():
