@@ -88,7 +88,7 @@ class Game:
     def select(self, columns: NDArray[np.int64] | None, n_guides: int = 0) -> None:
         """Keep only these outputs, (N, k) indices for each example, from now on.
 
-        The last ``n_guides`` of them are not explained; they guide adaptive estimators.
+        The last ``n_guides`` of them are not explained; they guide estimators.
         """
         self.columns, self.n_guides = columns, n_guides
 

@@ -116,3 +116,8 @@ def test_many_outputs_share_their_parameters():
     # Additive outputs are exact among others that are not.
     mixed = estimator.estimate(np.c_[np.outer(game, factors[:17]), z @ np.arange(8.0)])
     np.testing.assert_allclose(mixed.values[:, -1], np.arange(8.0), atol=1e-9)
+
+
+def test_refuses_more_players_than_weights_can_count():
+    with pytest.raises(PatchShapError, match="players: got 1001; expected at most 1,000"):
+        GaussianProcessShap(1001, 20)

@@ -31,8 +31,9 @@ Floats = NDArray[np.float64]
 # The process that the design is made for: sum of the strengths, variances of the linear and of
 # the rough part.
 _STRENGTH, _LINEAR, _NOISE = 4.0, 0.1, 1.0
-# Players alone are candidates from the start where players are few, else after as many pairs as
-# there are players: they would come first, and tell little of games with many interactions.
+# Where players are few, and pairs enough to say more, players alone are candidates from the start,
+# else after as many pairs as there are players: they would come first, and tell little of games
+# with many interactions.
 _FEW_PLAYERS = 16
 _PAIRS_FOR_SINGLES = 1.25  # per player
 # Candidates join in blocks, so that a longer design begins as a shorter one does.
@@ -45,8 +46,9 @@ class DesignedPairs:
     """An endless reproducible sequence of distinct coalition pairs, the most telling first.
 
     The first 1,024 pairs are chosen greedily among random ones; what follows is drawn as
-    :class:`PairSampler` draws by ``"leverage"``. Any prefix of the sequence is a valid design,
-    and a longer prefix contains the shorter ones.
+    :class:`PairSampler` draws by ``"leverage"``. A longer sequence begins with the shorter ones,
+    but for up to 16 players and fewer than 1.25 pairs for each: so few are chosen among larger
+    coalitions, while otherwise each player alone comes first.
 
     Parameters
     ----------

@@ -69,6 +69,7 @@ _ROUNDING = 1e-6  # of models in single precision, relative
 # Times the variance, for what one choice of parameters hides: 90 % intervals then cover .90 of the
 # values of 16 patches, on average over the games that it was chosen on.
 _WIDENING = 1.15**2
+_JITTER = 1e-8
 _LEFT_OUT = 512  # pairs predicted from the others, of all
 _BLOCK_ENTRIES = 2**23
 
@@ -141,7 +142,14 @@ class HalfGame:
     def _solved(self) -> tuple[Floats, Floats, Floats]:
         """Cholesky factor of the kernel, its solution for y, and the most likely amplitudes."""
         covariance, _ = kernel(self.parameters, self.signs, self.odd)
-        factor = cho_factor(covariance, lower=True, check_finite=False)
+        jitter = _JITTER
+        while True:
+            try:
+                factor = cho_factor(covariance, lower=True, check_finite=False)
+                break
+            except np.linalg.LinAlgError:  # rounding; what was learned from fewer rows may allow it
+                covariance[np.diag_indices_from(covariance)] += jitter
+                jitter *= 10
         alpha = cho_solve(factor, self.y, check_finite=False)
         amplitude = np.maximum(np.einsum("pk,pk->k", self.y, alpha), 0.0) / len(self.y)
         likely = np.maximum(amplitude, self._left_out(factor[0], alpha))

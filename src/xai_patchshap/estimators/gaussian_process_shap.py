@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import bad
 from .base import Estimate, check_values, checked_prior
 from .interactions import GaussianProcessInteractions
 
 __all__ = ["GaussianProcessShap"]
 
 Floats = NDArray[np.float64]
+
+_MOST_PLAYERS = 1000  # weights of more overflow
 
 
 class GaussianProcessShap:
@@ -25,6 +28,11 @@ class GaussianProcessShap:
     ----------
     n_players, budget, seed, sampling
         As in :class:`GaussianProcessInteractions`.
+
+    Raises
+    ------
+    PatchShapError
+        If there are more than 1,000 players, or an argument does not fit.
 
     Attributes
     ----------
@@ -46,6 +54,10 @@ class GaussianProcessShap:
     def __init__(
         self, n_players: int, budget: int, seed: int | None = 0, sampling: str = "a-optimal"
     ) -> None:
+        if n_players > _MOST_PLAYERS:
+            raise bad(
+                "players", n_players, f"at most {_MOST_PLAYERS:,}", "Merge some, or use KernelShap."
+            )
         self._of_order_1 = GaussianProcessInteractions(n_players, budget, "SV", 1, seed, sampling)
 
     @property

@@ -100,7 +100,7 @@ class Runner:
         raise NotImplementedError(f"{type(self).__name__} has no estimator of its own")
 
     def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
-        """Outputs (N, g) that guide an adaptive estimator; ``full`` (N, K) holds them all."""
+        """Outputs (N, g) that guide an estimator; ``full`` (N, K) holds them all."""
         return None
 
     def _auto_budget(self, n_players: int) -> int:

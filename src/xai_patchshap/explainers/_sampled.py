@@ -13,23 +13,30 @@ from ..estimators import Estimate, GaussianProcessInteractions, GaussianProcessS
 from ..game import Game
 from ._base import PatchExplainer
 
-__all__ = ["N_GUIDES", "SampledExplainer", "with_guides"]
+__all__ = ["SampledExplainer", "leading_outputs", "with_guides"]
 
 # With a tolerance, errors are looked at each time the sample has grown by this factor.
 _GROWTH = 1.5
 N_GUIDES = 16  # outputs that a Gaussian process learns from
 
 
-def with_guides(
-    estimator: Any, values: NDArray[np.float64], guides: NDArray[np.float64], **options: Any
-) -> Any:
+def leading_outputs(full: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The outputs (N, 16 or fewer) of highest score, the highest first."""
+    n_outputs = full.shape[1]
+    some = np.argpartition(-full, min(N_GUIDES, n_outputs) - 1, axis=1)[:, :N_GUIDES]
+    some.sort(axis=1)  # of equal scores, the first output first
+    order = np.argsort(-np.take_along_axis(full, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, axis=1)
+
+
+def with_guides(estimator: Any, values: NDArray[np.float64], guides: NDArray[np.float64]) -> Any:
     """The estimate of an estimator that may not know of guides."""
     if guides.shape[1] and isinstance(
         estimator, (GaussianProcessShap, GaussianProcessInteractions)
     ):
-        values = np.concatenate([values, guides], axis=1)
-        options["n_guides"] = guides.shape[1]
-    return estimator.estimate(values, **options)
+        both = np.concatenate([values, guides], axis=1)
+        return estimator.estimate(both, n_guides=guides.shape[1])
+    return estimator.estimate(values)
 
 
 class SampledExplainer(PatchExplainer):
@@ -56,7 +63,7 @@ class SampledExplainer(PatchExplainer):
         """
         if self.estimator not in ("auto", "gaussian-process") or full.shape[1] == 1:
             return None
-        return np.argsort(-full, axis=1, kind="stable")[:, :N_GUIDES]
+        return leading_outputs(full)
 
     def _solve(
         self,

@@ -90,8 +90,10 @@ class InteractionShap(SampledExplainer):
 
     Notes
     -----
-    Each output has a Gaussian process of its own, a fraction of a second each up to a hundred
-    players: of a model with a thousand classes, choose some with ``outputs=``.
+    What the Gaussian process learns comes from the 16 outputs of highest score, whichever are
+    explained, in proportion to how much they vary: outputs of unlike units, as of several
+    heads, are better explained by themselves, as models of one head. Of a thousand classes,
+    choose some with ``outputs=``: pairs take memory.
 
     Pairs are interaction indices as published, as TreeExplainer's are; those of
     ``shap.ExactExplainer(...)(x, interactions=2)`` are weighted otherwise.

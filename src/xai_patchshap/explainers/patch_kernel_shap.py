@@ -61,7 +61,8 @@ class PatchKernelShap(SampledExplainer):
         How values are read from the sample. The Gaussian process
         (:class:`~xai_patchshap.estimators.GaussianProcessShap`) needs far fewer evaluations for
         the same error, and a fraction of a second for all outputs; it learns what they depend on
-        from the 16 of highest score, whichever are explained.
+        from the 16 of highest score, whichever are explained, in proportion to how much they
+        vary (heads of unlike units are better explained as models of their own).
         :class:`~xai_patchshap.estimators.KernelShap` takes no time at all, which pays for models
         that are faster still. ``"auto"`` is the former up to 256 players and 8,192 evaluations,
         and the latter beyond.

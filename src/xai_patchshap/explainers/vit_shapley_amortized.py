@@ -28,7 +28,7 @@ from ..game import Game
 from ..masking import PatchMasker
 from . import _captum
 from ._base import PatchExplainer
-from ._sampled import N_GUIDES
+from ._sampled import leading_outputs
 
 __all__ = ["ViTShapleyAmortized"]
 
@@ -86,8 +86,8 @@ class ViTShapleyAmortized(PatchExplainer):
     refinement are posterior deviations.
 
     A refinement models what the prediction leaves of the game, as :class:`PatchKernelShap`
-    models games: by a Gaussian process, or, below 10 evaluations and beyond 8,192, by a ridge
-    whose strength was calibrated on validation images.
+    models games: by a Gaussian process, or, below 10 evaluations, beyond 8,192 and above 256
+    patches, by a ridge whose strength was calibrated on validation images.
 
     Examples
     --------
@@ -285,13 +285,18 @@ class ViTShapleyAmortized(PatchExplainer):
 
     def _estimator(self, n_players: int, budget: int, seed: int) -> Estimator:
         kind = "auto" if budget >= _FEWEST_FOR_A_PROCESS else "kernel-shap"
-        sampling = None if kind == "kernel-shap" and self.sampling == "a-optimal" else self.sampling
-        return shapley_estimator(n_players, budget, seed, sampling, kind)
+        found = shapley_estimator(n_players, budget, seed, None, kind)
+        # The design is for the process alone.
+        if self.sampling is None or (
+            self.sampling == "a-optimal" and isinstance(found, KernelShap)
+        ):
+            return found
+        return shapley_estimator(n_players, budget, seed, self.sampling, kind)
 
     def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
         if full.shape[1] == 1:
             return None
-        self._guiding: NDArray[np.int64] = np.argsort(-full, axis=1, kind="stable")[:, :N_GUIDES]
+        self._guiding = leading_outputs(full)
         return self._guiding
 
     def _refined(

@@ -54,7 +54,8 @@ class GaussianProcessInteractions:
     ----------
     coalitions : ndarray of bool, shape (m, n_players)
         Empty, full, then each sampled coalition followed by its complement. Any prefix
-        is a valid sample, and a larger budget extends a smaller one.
+        is a valid sample, and a larger budget extends a smaller one (not the smallest of
+        designed ones, see :class:`~.design.DesignedPairs`).
 
     Raises
     ------
