@@ -121,3 +121,15 @@ def test_many_outputs_share_their_parameters():
 def test_refuses_more_players_than_weights_can_count():
     with pytest.raises(PatchShapError, match="players: got 1001; expected at most 1,000"):
         GaussianProcessShap(1001, 20)
+
+
+def test_rounding_does_not_stop_the_factor():
+    from xai_patchshap.estimators import gaussian_process as gp
+
+    column = np.linspace(1, 2, 5)[:, None]
+    singular = column @ column.T - 1e-9 * np.eye(5)
+    factor, lower = gp._factor(singular.copy())
+    assert lower
+    np.testing.assert_allclose(np.tril(factor) @ np.tril(factor).T, singular, atol=1e-6)
+    with pytest.raises(np.linalg.LinAlgError, match="not positive definite"):
+        gp._factor(-np.eye(3))

@@ -69,7 +69,7 @@ _ROUNDING = 1e-6  # of models in single precision, relative
 # Times the variance, for what one choice of parameters hides: 90 % intervals then cover .90 of the
 # values of 16 patches, on average over the games that it was chosen on.
 _WIDENING = 1.15**2
-_JITTER = 1e-8
+_JITTERS = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)  # what was learned from fewer rows may need some
 _LEFT_OUT = 512  # pairs predicted from the others, of all
 _BLOCK_ENTRIES = 2**23
 
@@ -142,14 +142,7 @@ class HalfGame:
     def _solved(self) -> tuple[Floats, Floats, Floats]:
         """Cholesky factor of the kernel, its solution for y, and the most likely amplitudes."""
         covariance, _ = kernel(self.parameters, self.signs, self.odd)
-        jitter = _JITTER
-        while True:
-            try:
-                factor = cho_factor(covariance, lower=True, check_finite=False)
-                break
-            except np.linalg.LinAlgError:  # rounding; what was learned from fewer rows may allow it
-                covariance[np.diag_indices_from(covariance)] += jitter
-                jitter *= 10
+        factor = _factor(covariance)
         alpha = cho_solve(factor, self.y, check_finite=False)
         amplitude = np.maximum(np.einsum("pk,pk->k", self.y, alpha), 0.0) / len(self.y)
         likely = np.maximum(amplitude, self._left_out(factor[0], alpha))
@@ -300,6 +293,18 @@ def _tilts(flare: float, n: int) -> list[tuple[Any, Any]]:
     b = np.emath.sqrt(flare) / n
     share = np.cosh(b) ** n / 2 * flared(np.zeros(()), flare)
     return [(np.tanh(b), share), (-np.tanh(b), share)]
+
+
+def _factor(covariance: Floats) -> tuple[Floats, bool]:
+    """Cholesky factor, with more on the diagonal if rounding has left too little there."""
+    for jitter in _JITTERS:
+        covariance[np.diag_indices_from(covariance)] += jitter
+        try:
+            factor: tuple[Floats, bool] = cho_factor(covariance, lower=True, check_finite=False)
+            return factor
+        except np.linalg.LinAlgError:
+            continue
+    raise np.linalg.LinAlgError("the covariance of the coalitions is not positive definite")
 
 
 def _log_f(x: float, odd: bool) -> float:
