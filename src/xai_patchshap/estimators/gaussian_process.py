@@ -81,12 +81,10 @@ def halves(
 
     Parameters
     ----------
-    signs : ndarray (p, n)
-        One coalition of each pair, in {-1, 1}; the first row is the full coalition.
-    odd, even : ndarray (p, K)
-        Values of the halves; the first of ``even`` is 0, its constant taken out.
+    signs, odd, even
+        As :func:`~._evidence.learned` takes them.
     parameters : ndarray (n + 5,)
-        Of :func:`~._evidence.learned`.
+        Its result, perhaps of other outputs.
     """
     n = signs.shape[1]
     found = []
@@ -304,7 +302,9 @@ def _factor(covariance: Floats) -> tuple[Floats, bool]:
             return factor
         except np.linalg.LinAlgError:
             continue
-    raise np.linalg.LinAlgError("the covariance of the coalitions is not positive definite")
+    raise np.linalg.LinAlgError(
+        "the covariance of the coalitions is not positive definite: use estimator='kernel-shap'"
+    )
 
 
 def _log_f(x: float, odd: bool) -> float:
