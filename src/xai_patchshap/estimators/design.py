@@ -9,7 +9,8 @@ covariances given the pairs chosen so far,
 
 a greedy Bayesian A-optimal design (Chaloner & Verdinelli, Statistical Science 10, 1995). Sizes
 come about as the Shapley kernel weighs them, players equally often, and no two coalitions are
-nearly alike.
+nearly alike. After eight pairs per player the process becomes less rough, with those chosen so far:
+by then more of the game can be told from noise.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ __all__ = ["DesignedPairs"]
 
 Floats = NDArray[np.float64]
 
-# The process that the design is made for: sum of the strengths, variances of the linear and of
-# the rough part.
-_STRENGTH, _LINEAR, _NOISE = 4.0, 0.1, 1.0
+# The processes that the design is made for: from how many pairs per player on, sum of the
+# strengths, variances of the linear and of the rough part. What looks rough to few pairs is
+# smooth to many.
+_PROCESSES = ((0, 4.0, 0.1, 1.0), (8, 4.0, 0.1, 0.1))
 # Where players are few, and pairs enough to say more, players alone are candidates from the start,
 # else after as many pairs as there are players: they would come first, and tell little of games
 # with many interactions.
@@ -39,16 +41,18 @@ _PAIRS_FOR_SINGLES = 1.25  # per player
 # Candidates join in blocks, so that a longer design begins as a shorter one does.
 _BLOCK = 2048
 _PICKS_PER_BLOCK = 512
-_MOST_PICKS = 1024  # time grows with their square, while less and less is gained
+# Time grows with the square of the picks and with the players, while less and less is gained.
+_MOST_PICKS, _MOST_PICKS_OF_MANY, _MANY_PLAYERS = 2048, 1024, 33
 
 
 class DesignedPairs:
     """An endless reproducible sequence of distinct coalition pairs, the most telling first.
 
-    The first 1,024 pairs are chosen greedily among random ones; what follows is drawn as
-    :class:`PairSampler` draws by ``"leverage"``. A longer sequence begins with the shorter ones,
-    but for up to 16 players and fewer than 1.25 pairs for each: so few are chosen among larger
-    coalitions, while otherwise each player alone comes first.
+    The first 2,048 pairs, 1,024 of more than 32 players, are chosen greedily among random
+    ones; what follows is drawn as :class:`PairSampler` draws by ``"leverage"``. A longer
+    sequence begins with the shorter ones, but for up to 16 players and fewer than 1.25 pairs
+    for each: so few are chosen among larger coalitions, while otherwise each player alone
+    comes first.
 
     Parameters
     ----------
@@ -89,7 +93,8 @@ class DesignedPairs:
         return halves, halves.sum(axis=1) - 1
 
     def _take(self, n_pairs: int) -> NDArray[np.bool_]:
-        chosen = _chosen(self.n_players, self._seed, min(n_pairs, _MOST_PICKS))
+        most = _MOST_PICKS if self.n_players < _MANY_PLAYERS else _MOST_PICKS_OF_MANY
+        chosen = _chosen(self.n_players, self._seed, min(n_pairs, most))
         if n_pairs <= len(chosen):
             return chosen
         taken = set(_keys(chosen))
@@ -114,6 +119,9 @@ def _chosen(n_players: int, seed: int, n_pairs: int) -> NDArray[np.bool_]:
         singles_from = 0 if n_pairs >= min(_PAIRS_FOR_SINGLES * n_players, others) else n_pairs
     greedy = _Greedy(n_players, n_pairs)
     for done in range(n_pairs):
+        for pairs_per_player, *process in _PROCESSES[1:]:
+            if done == int(pairs_per_player * n_players):
+                greedy.start(*process)
         if done % _PICKS_PER_BLOCK == 0:
             first = done // _PICKS_PER_BLOCK * _BLOCK
             fresh, strata = sampler.take(min(first + _BLOCK, sampler.n_pairs))
@@ -130,44 +138,61 @@ class _Greedy:
     """Candidates and their covariances given those chosen, as of a pivoted Cholesky factor."""
 
     def __init__(self, n_players: int, n_picks: int) -> None:
-        strengths = np.full(n_players, _STRENGTH / n_players)
-        self._parameters = np.r_[np.log(np.r_[strengths, _LINEAR, _NOISE]), 0.0]
         self._values = (
             *diagonal_quadrature("SV", 1, 1, n_players),
             coalition_weights("SV", 1, 1, n_players),
             np.arange(n_players)[:, None],
         )
-        # The empty and the full coalition are chosen, and have no rough part.
+        self._n_rows = n_picks + 1
+        # The empty and the full coalition are chosen.
         self.signs = np.ones((1, n_players))
-        self._variance = np.array([1.0 + _LINEAR])
-        self._covariance = self._prior(self.signs)
-        self._factor = np.zeros((1, n_picks + 1), dtype=np.float32)
-        self.order: list[int] = []
+        self.order = [0]
+        self.start(*_PROCESSES[0][1:])
+
+    def start(self, strength: float, linear: float, rough: float) -> None:
+        """Begin anew with what was chosen, under another process."""
+        n, known = self.signs.shape[1], self.signs
+        self._process = strength, linear, rough
+        strengths = np.full(n, strength / n)
+        self._parameters = np.r_[np.log(np.r_[strengths, linear, rough]), 0.0]
         self._roots: list[float] = []
         self._gains: list[Floats] = []
-        self.pick()
+        # The empty and the full coalition have no rough part.
+        self.signs = known[:1]
+        self._variance = np.array([1.0 + linear])
+        self._covariance = self._prior(self.signs)
+        self._factor = np.zeros((1, self._n_rows), dtype=np.float32)
+        self._extend(known[1:])
+        for chosen in self.order:
+            self._take(chosen)
 
     def extend(self, halves: NDArray[np.bool_]) -> None:
         """More candidates."""
-        known, fresh = len(self.signs), np.where(halves, 1.0, -1.0)
+        self._extend(np.where(halves, 1.0, -1.0))
+
+    def _extend(self, fresh: Floats) -> None:
+        _, linear, rough = self._process
+        known = len(self.signs)
         self.signs = np.concatenate([self.signs, fresh])
-        self._variance = np.r_[self._variance, np.full(len(fresh), 1 + _LINEAR + _NOISE)]
+        self._variance = np.r_[self._variance, np.full(len(fresh), 1 + linear + rough)]
         with_ends = np.concatenate([self.signs[:1], fresh])
         self._covariance = np.concatenate([self._covariance, self._prior(with_ends)[1:]])
         room = np.zeros((len(fresh), self._factor.shape[1]), dtype=np.float32)
         self._factor = np.concatenate([self._factor, room])
-        for step in range(len(self.order)):
+        for step in range(len(self._roots)):
             self._condition(step, slice(known, None))
 
     def pick(self) -> None:
         """Choose the best candidate."""
         score = np.square(self._covariance).sum(axis=1) / self._variance
-        best = int(score.argmax())
-        self.order.append(best)
-        self._roots.append(float(np.sqrt(self._variance[best])))
-        self._gains.append(self._covariance[best] / self._roots[-1])
-        self._condition(len(self.order) - 1, slice(None))
-        self._variance[best] = np.inf  # never again
+        self.order.append(int(score.argmax()))
+        self._take(self.order[-1])
+
+    def _take(self, chosen: int) -> None:
+        self._roots.append(float(np.sqrt(self._variance[chosen])))
+        self._gains.append(self._covariance[chosen] / self._roots[-1])
+        self._condition(len(self._roots) - 1, slice(None))
+        self._variance[chosen] = np.inf  # never again
 
     def _prior(self, signs: Floats) -> Floats:
         """Covariance of the pairs, of which the first is the empty and the full coalition."""
@@ -180,7 +205,8 @@ class _Greedy:
         chosen = self.order[step]
         n = self.signs.shape[1]
         dot = self.signs[rows] @ self.signs[chosen] / n
-        column = np.sinh(_STRENGTH / 2 * dot) / np.sinh(_STRENGTH / 2) + _LINEAR * dot
+        strength, linear, _ = self._process
+        column = np.sinh(strength / 2 * dot) / np.sinh(strength / 2) + linear * dot
         column -= self._factor[rows, :step] @ self._factor[chosen, :step]
         column /= self._roots[step]
         self._factor[rows, step] = column
