@@ -73,14 +73,18 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
 
     kernel = KernelShap(network.n_players, max(BUDGETS), seed=20)
     game = _values(network, images, kernel, precision)
-    process = GaussianProcessShap(network.n_players, max(BUDGETS), seed=20)
-    designed = _values(network, images, process, precision)
+    processes = [
+        GaussianProcessShap(network.n_players, max(BUDGETS), seed=20, sampling=rule)
+        for rule in ("a-optimal", "a-optimal-residual")
+    ]
+    designed = [_values(network, images, process, precision) for process in processes]
     ranking = np.argsort(-full.numpy(), axis=1)
 
     def of_process(m: int, prior: np.ndarray | None) -> dict[str, float]:
         """As the explainers do it: the classes in the order of their scores guide the process."""
         found = []
-        for i, (v, order) in enumerate(zip(designed, ranking, strict=True)):
+        process, games = processes[prior is not None], designed[prior is not None]
+        for i, (v, order) in enumerate(zip(games, ranking, strict=True)):
             guess = None if prior is None else np.c_[prior[i], prior[i][:, order]]
             both = np.c_[v[:m], v[:m][:, order]]
             found.append(process.estimate(both, guess, n_guides=len(order)).values)

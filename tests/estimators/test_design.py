@@ -75,8 +75,7 @@ def test_every_pair_is_the_one_that_lowers_the_variance_most():
     for step in [*range(12), *range(second, second + 4)]:
         chosen = [*range(step)]
         left = {
-            i: variance_left(everything[[*chosen, i]], int(step >= second))
-            for i in range(step, 63)
+            i: variance_left(everything[[*chosen, i]], int(step >= second)) for i in range(step, 63)
         }
         assert left[step] == pytest.approx(min(left.values()), abs=1e-6)
 

@@ -63,6 +63,7 @@ def shapley_estimator(
     seed: int | None = 0,
     sampling: str | None = None,
     estimator: str = "auto",
+    residual: bool = False,
 ) -> Estimator:
     """Estimator for a game; exact when the budget covers all 2**n coalitions.
 
@@ -79,6 +80,9 @@ def shapley_estimator(
     estimator : {"auto", "gaussian-process", "kernel-shap"}
         ``"auto"`` is :class:`GaussianProcessShap` up to 256 players and 8,192 evaluations,
         and :class:`KernelShap` beyond.
+    residual : bool
+        Whether :meth:`~GaussianProcessShap.estimate` will be given a guess at the values:
+        ``"a-optimal"`` then stands for ``"a-optimal-residual"``.
     """
     if estimator not in SHAPLEY_ESTIMATORS:
         raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
@@ -95,5 +99,7 @@ def shapley_estimator(
                 "Choose estimator='gaussian-process', or another sampling rule.",
             )
     kind = KernelShap if estimator == "kernel-shap" else GaussianProcessShap
+    if residual and kind is GaussianProcessShap and sampling in (None, "a-optimal"):
+        sampling = "a-optimal-residual"
     options = {} if sampling is None else {"sampling": sampling}
     return kind(n_players, budget, seed, **options)

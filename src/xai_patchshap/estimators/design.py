@@ -28,11 +28,14 @@ from .sampling import PairSampler
 __all__ = ["DesignedPairs"]
 
 Floats = NDArray[np.float64]
+Process = tuple[float, float, float, float]
 
 # The processes that the design is made for: from how many pairs per player on, sum of the
 # strengths, variances of the linear and of the rough part. What looks rough to few pairs is
 # smooth to many.
 _PROCESSES = ((0, 4.0, 0.1, 1.0), (8, 4.0, 0.1, 0.1))
+# Of what a guess at the values leaves, less can be told from few pairs.
+_PROCESSES_OF_RESIDUALS = ((0, 3.5, 0.1, 2.0), (2, 4.0, 0.1, 1.0), (8, 4.0, 0.1, 0.1))
 # Where players are few, and pairs enough to say more, players alone are candidates from the start,
 # else after as many pairs as there are players: they would come first, and tell little of games
 # with many interactions.
@@ -60,6 +63,9 @@ class DesignedPairs:
         Number of players, at least 2.
     seed : int or None
         Seed of the candidates; ``None`` draws fresh entropy.
+    residual : bool
+        Whether the game is what a guess at the Shapley values, as of a trained explainer,
+        leaves to find.
 
     Raises
     ------
@@ -78,8 +84,9 @@ class DesignedPairs:
     [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
     """
 
-    def __init__(self, n_players: int, seed: int | None = 0) -> None:
+    def __init__(self, n_players: int, seed: int | None = 0, residual: bool = False) -> None:
         self.n_players = n_players
+        self._processes = _PROCESSES_OF_RESIDUALS if residual else _PROCESSES
         # Fresh entropy is drawn once for all calls of take.
         self._seed = int(np.random.SeedSequence(seed).entropy)  # type: ignore[arg-type]
         self._sampler = PairSampler(n_players, self._seed, "leverage")
@@ -94,7 +101,7 @@ class DesignedPairs:
 
     def _take(self, n_pairs: int) -> NDArray[np.bool_]:
         most = _MOST_PICKS if self.n_players < _MANY_PLAYERS else _MOST_PICKS_OF_MANY
-        chosen = _chosen(self.n_players, self._seed, min(n_pairs, most))
+        chosen = _chosen(self.n_players, self._seed, min(n_pairs, most), self._processes)
         if n_pairs <= len(chosen):
             return chosen
         taken = set(_keys(chosen))
@@ -109,7 +116,9 @@ def _keys(halves: NDArray[np.bool_]) -> list[bytes]:
 
 
 @lru_cache(maxsize=16)  # the examples of a batch share their coalitions
-def _chosen(n_players: int, seed: int, n_pairs: int) -> NDArray[np.bool_]:
+def _chosen(
+    n_players: int, seed: int, n_pairs: int, processes: tuple[Process, ...]
+) -> NDArray[np.bool_]:
     sampler = PairSampler(n_players, seed, "leverage")
     single = np.eye(n_players, dtype=bool)[: int(sampler.n_pairs_of[0])]
     single = np.random.default_rng(seed).permutation(single)
@@ -117,9 +126,9 @@ def _chosen(n_players: int, seed: int, n_pairs: int) -> NDArray[np.bool_]:
     if n_players <= _FEW_PLAYERS:
         others = sampler.n_pairs - len(single)
         singles_from = 0 if n_pairs >= min(_PAIRS_FOR_SINGLES * n_players, others) else n_pairs
-    greedy = _Greedy(n_players, n_pairs)
+    greedy = _Greedy(n_players, n_pairs, *processes[0][1:])
     for done in range(n_pairs):
-        for pairs_per_player, *process in _PROCESSES[1:]:
+        for pairs_per_player, *process in processes[1:]:
             if done == int(pairs_per_player * n_players):
                 greedy.start(*process)
         if done % _PICKS_PER_BLOCK == 0:
@@ -137,7 +146,9 @@ def _chosen(n_players: int, seed: int, n_pairs: int) -> NDArray[np.bool_]:
 class _Greedy:
     """Candidates and their covariances given those chosen, as of a pivoted Cholesky factor."""
 
-    def __init__(self, n_players: int, n_picks: int) -> None:
+    def __init__(
+        self, n_players: int, n_picks: int, strength: float, linear: float, rough: float
+    ) -> None:
         self._values = (
             *diagonal_quadrature("SV", 1, 1, n_players),
             coalition_weights("SV", 1, 1, n_players),
@@ -147,7 +158,7 @@ class _Greedy:
         # The empty and the full coalition are chosen.
         self.signs = np.ones((1, n_players))
         self.order = [0]
-        self.start(*_PROCESSES[0][1:])
+        self.start(strength, linear, rough)
 
     def start(self, strength: float, linear: float, rough: float) -> None:
         """Begin anew with what was chosen, under another process."""

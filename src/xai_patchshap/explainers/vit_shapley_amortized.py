@@ -66,7 +66,8 @@ class ViTShapleyAmortized(PatchExplainer):
         Evaluations of the game for each image, the full and the empty coalition included; 0
         for the prediction alone. Calls override it with ``n_samples`` or ``max_evals``.
     sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
-        How coalitions of a refinement are chosen, as in :class:`PatchKernelShap`.
+        How coalitions of a refinement are chosen, as in :class:`PatchKernelShap`;
+        ``"a-optimal"``, the default, is made for what a prediction leaves to find.
     autocast : torch.dtype, optional
         Run the network under ``torch.autocast``.
     feature_names : sequence of str, optional
@@ -285,13 +286,9 @@ class ViTShapleyAmortized(PatchExplainer):
 
     def _estimator(self, n_players: int, budget: int, seed: int) -> Estimator:
         kind = "auto" if budget >= _FEWEST_FOR_A_PROCESS else "kernel-shap"
-        found = shapley_estimator(n_players, budget, seed, None, kind)
-        # The design is for the process alone.
-        if self.sampling is None or (
-            self.sampling == "a-optimal" and isinstance(found, KernelShap)
-        ):
-            return found
-        return shapley_estimator(n_players, budget, seed, self.sampling, kind)
+        # The design, which is the default of the process, is for the process alone.
+        sampling = None if self.sampling == "a-optimal" else self.sampling
+        return shapley_estimator(n_players, budget, seed, sampling, kind, residual=True)
 
     def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
         if full.shape[1] == 1:

@@ -45,8 +45,9 @@ class GaussianProcessInteractions:
         As in :class:`ExactInteractions`.
     seed : int or None
         Seed of the coalitions; ``None`` draws fresh entropy.
-    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}
-        ``"a-optimal"``: coalitions that are worth knowing together, chosen beforehand; see
+    sampling : {"a-optimal", "a-optimal-residual", "modified_l2", "leverage", "kernel"}
+        ``"a-optimal"``: coalitions that are worth knowing together, chosen beforehand, the
+        residual ones for what a guess at the values leaves; see
         :class:`~.design.DesignedPairs`. The others draw coalition sizes at random; see
         :class:`~.sampling.PairSampler`.
 
@@ -86,8 +87,8 @@ class GaussianProcessInteractions:
         check_index(index, order, n_players)
         self.index, self.order = index, order
         pairs: Pairs = (
-            DesignedPairs(n_players, seed)
-            if sampling == "a-optimal"
+            DesignedPairs(n_players, seed, residual=sampling == "a-optimal-residual")
+            if sampling in ("a-optimal", "a-optimal-residual")
             else PairSampler(n_players, seed, sampling)
         )
         self.coalitions, _ = paired_coalitions(n_players, budget, pairs)
