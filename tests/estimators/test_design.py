@@ -50,12 +50,12 @@ def test_seeds_matter_and_none_draws_fresh_entropy_once():
     assert (fresh.take(60)[0] != DesignedPairs(20, seed=None).take(60)[0]).any()
 
 
-def variance_left(halves: np.ndarray, stage: int = 0) -> float:
+def variance_left(halves: np.ndarray, process=design._PROCESSES[0]) -> float:
     """Sum of the variances of the Shapley values given some pairs, by plain linear algebra."""
     n = halves.shape[1]
     signs = np.vstack([np.ones(n), np.where(halves, 1.0, -1.0)])
     dot = signs @ signs.T / n
-    _, strength, linear, noise = design._PROCESSES[stage]
+    _, strength, linear, noise = process
     kernel = np.sinh(strength / 2 * dot) / np.sinh(strength / 2) + linear * dot
     kernel[1:, 1:] += noise * np.eye(len(halves))
     parameters = np.r_[np.log(np.r_[np.full(n, strength / n), linear, noise]), 0.0]
@@ -68,16 +68,26 @@ def variance_left(halves: np.ndarray, stage: int = 0) -> float:
     return -float(np.einsum("pi,pi", cross, np.linalg.solve(kernel, cross)))
 
 
-def test_every_pair_is_the_one_that_lowers_the_variance_most():
+@pytest.mark.parametrize("residual", [False, True])
+def test_every_pair_is_the_one_that_lowers_the_variance_most(residual):
     n = 7
-    everything, _ = DesignedPairs(n).take(63)
-    second = int(design._PROCESSES[1][0] * n)
-    for step in [*range(12), *range(second, second + 4)]:
-        chosen = [*range(step)]
-        left = {
-            i: variance_left(everything[[*chosen, i]], int(step >= second)) for i in range(step, 63)
-        }
-        assert left[step] == pytest.approx(min(left.values()), abs=1e-6)
+    everything, _ = DesignedPairs(n, residual=residual).take(63)
+    processes = design._PROCESSES_OF_RESIDUALS if residual else design._PROCESSES
+    for process in processes:
+        first = process[0] * n
+        for step in range(first, first + 6):
+            left = [variance_left(everything[[*range(step), i]], process) for i in range(step, 63)]
+            assert left[0] == pytest.approx(min(left), abs=1e-6)
+
+
+def test_residuals_have_a_design_of_their_own_where_there_is_one():
+    plain, residual = (shapley_estimator(49, 200, residual=r).coalitions for r in (False, True))
+    own = GaussianProcessShap(49, 200, sampling="a-optimal-residual").coalitions
+    assert (plain != residual).any()
+    np.testing.assert_array_equal(residual, own)
+    for options in ({"sampling": "leverage"}, {"estimator": "kernel-shap"}):
+        found = [shapley_estimator(49, 200, residual=r, **options).coalitions for r in (0, 1)]
+        np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize(("n", "n_pairs"), [(16, 63), (16, 255), (49, 200), (100, 300)])
