@@ -1,6 +1,7 @@
 """The shipped explainer beside KernelSHAP and Captum's methods; the cost of a training step.
 
 python benchmarks/vit_shapley.py quality --data DIR    # DIR/<class>/*.jpg: held-out images
+python benchmarks/vit_shapley.py heads --data DIR      # DIR/train and DIR/test
 python benchmarks/vit_shapley.py cost
 python benchmarks/vit_shapley.py step
 """
@@ -11,6 +12,8 @@ import argparse
 import json
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -23,18 +26,27 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from xai_patchshap import ViTShapleyAmortized
 from xai_patchshap.amortized import (
     Architecture,
+    Schedule,
     ShapleyViT,
+    calibrate,
     explained_variance,
     load_card,
     per_image_correlation,
     shapley_values,
+    train_explainer,
 )
 from xai_patchshap.amortized.objectives import kernel_pairs
 from xai_patchshap.estimators import GaussianProcessShap, KernelShap
 from xai_patchshap.quality import quality_report
-from xai_patchshap.samples import cifar10_classifier, cifar10_explainer, cifar10_path
+from xai_patchshap.samples import (
+    cifar10_classifier,
+    cifar10_explainer,
+    cifar10_path,
+    cifar10_surrogate,
+)
 
 HERE = Path(__file__).parent
 BUDGETS = (32, 64, 128, 192, 256, 512, 1024)
@@ -73,21 +85,16 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
 
     kernel = KernelShap(network.n_players, max(BUDGETS), seed=20)
     game = _values(network, images, kernel, precision)
-    processes = [
-        GaussianProcessShap(network.n_players, max(BUDGETS), seed=20, sampling=rule)
-        for rule in ("a-optimal", "a-optimal-residual")
-    ]
-    designed = [_values(network, images, process, precision) for process in processes]
+    process = GaussianProcessShap(network.n_players, max(BUDGETS), seed=20)
+    designed = _values(network, images, process, precision)
     ranking = np.argsort(-full.numpy(), axis=1)
 
-    def of_process(m: int, prior: np.ndarray | None) -> dict[str, float]:
+    def of_process(m: int) -> dict[str, float]:
         """As the explainers do it: the classes in the order of their scores guide the process."""
-        found = []
-        process, games = processes[prior is not None], designed[prior is not None]
-        for i, (v, order) in enumerate(zip(games, ranking, strict=True)):
-            guess = None if prior is None else np.c_[prior[i], prior[i][:, order]]
-            both = np.c_[v[:m], v[:m][:, order]]
-            found.append(process.estimate(both, guess, n_guides=len(order)).values)
+        found = [
+            process.estimate(np.c_[v[:m], v[:m][:, order]], n_guides=len(order)).values
+            for v, order in zip(designed, ranking, strict=True)
+        ]
         return score(np.stack(found))
 
     result: dict[str, Any] = {
@@ -99,8 +106,8 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
         "KernelSHAP": {
             str(m): score(np.stack([kernel.estimate(v[:m]).values for v in game])) for m in BUDGETS
         },
-        "Gaussian process": {str(m): of_process(m, None) for m in BUDGETS},
-        "refined": {str(m): of_process(m, predicted) for m in BUDGETS},
+        "Gaussian process": {str(m): of_process(m) for m in BUDGETS},
+        "refined": {str(m): score(refined(network, images, m, precision)) for m in BUDGETS},
         "refined by a ridge": {
             str(m): score(
                 np.stack([
@@ -124,6 +131,65 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
         result["report"] = {"images": a.report, "rows": report.rows}
         print(report.as_table())
     return result
+
+
+def refined(
+    network: ShapleyViT, images: Tensor, m: int, precision: torch.dtype | None
+) -> np.ndarray:
+    """Values of all classes after a refinement, by the class that users have."""
+    explainer = ViTShapleyAmortized(network, refine=m, seed=20, autocast=precision)
+    return explainer.explain_players(images).values
+
+
+def heads(a: argparse.Namespace) -> dict[str, Any]:
+    """Networks that predict values, or a game, trained on the same pairs of coalitions."""
+    training, held = held_out(a.data / "train", a.images + 200), held_out(a.data / "test", a.test)
+    validation, training = list(training[:200]), list(training[200:])
+    surrogate = cifar10_surrogate()
+    with torch.no_grad():
+        target = surrogate(held).argmax(1).numpy()[:, None, None]
+    found: dict[str, Any] = {}
+
+    def score(values: np.ndarray) -> dict[str, float]:
+        of_target = np.take_along_axis(values, target, axis=2)[..., 0]
+        correlation = float(per_image_correlation(of_target, reference).mean())
+        return {"r2": explained_variance(of_target, reference), "correlation": correlation}
+
+    with tempfile.TemporaryDirectory() as folder:
+        for predicts in ("values", "game"):
+            out = Path(folder) / predicts
+            if predicts == "game":
+                for name in ("pairs", "validation"):  # the same, and evaluated once
+                    shutil.copytree(Path(folder) / "values" / name, out / name)
+            network = train_explainer(
+                surrogate,
+                training,
+                out,
+                validation=validation,
+                n_pairs=12,
+                fresh=False,
+                n_frozen=6,
+                taps=(2, 4),
+                predicts=predicts,
+                schedule=Schedule(
+                    epochs=a.epochs,
+                    batch_size=64,
+                    learning_rate=2e-3,
+                    weight_decay=0.05,
+                    validations=a.epochs,
+                ),
+            )
+            calibrate(network, torch.stack(validation[:10]), n_reference=1024)
+            if not found:
+                reference = shapley_values(network, held, a.reference, seed=10)
+                reference = np.take_along_axis(reference, target, axis=2)[..., 0]
+            with torch.no_grad():
+                values = network(held)[0]
+            found[predicts] = {"alone": score(values.double().numpy())} | {
+                f"refined, {m}": score(refined(network, held, m, None)) for m in (32, 64, 128, 256)
+            }
+    about = {"training images": len(training), "epochs": a.epochs, "test images": len(held)}
+    return {**about, "reference": f"KernelSHAP, {a.reference} evaluations", **found}
 
 
 def bought(result: dict[str, Any]) -> float:
@@ -282,6 +348,13 @@ def main() -> None:
     q.add_argument("--report", type=int, default=50, help="images of the report on all methods")
     q.add_argument("--bfloat16", action="store_true", help="evaluate coalitions in bfloat16")
     q.set_defaults(run=quality)
+    h = stages.add_parser("heads")
+    h.add_argument("--data", type=Path, required=True, help="a folder with train/ and test/")
+    h.add_argument("--images", type=int, default=8000)
+    h.add_argument("--test", type=int, default=30)
+    h.add_argument("--epochs", type=int, default=4)
+    h.add_argument("--reference", type=int, default=4096)
+    h.set_defaults(run=heads)
     c = stages.add_parser("cost")
     c.add_argument("--batch", type=int, default=64)
     c.add_argument("--repeats", type=int, default=15)

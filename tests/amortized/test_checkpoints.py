@@ -58,6 +58,32 @@ def test_an_explainer_comes_back(saved):
     assert not again.training
 
 
+def test_a_predicted_game_comes_back(saved):
+    folder, _ = saved
+    surrogate = folder / "surrogate.safetensors"
+    network = ShapleyViT(load_surrogate(surrogate), n_frozen=2, predicts="game", taps=(1,)).eval()
+    with torch.no_grad():
+        draw = torch.Generator().manual_seed(0)
+        for p in network.trained().parameters():
+            p.normal_(0, 0.2, generator=draw)
+    save_explainer(network, folder / "game.safetensors", surrogate=surrogate)
+    again = load_explainer(folder / "game.safetensors")
+    assert (again.predicts, again.taps) == ("game", (1,))
+    x = random_images()
+    assert torch.equal(network(x)[0], again(x)[0])
+    assert torch.equal(network.predict(x).game.mass, again.predict(x).game.mass)
+
+
+def test_cards_from_before_predicted_games_load(saved):
+    folder, network = saved
+    card = folder / "explainer.json"
+    content = json.loads(card.read_text())
+    del content["predicts"], content["taps"]
+    card.write_text(json.dumps(content))
+    x = random_images()
+    assert torch.equal(load_explainer(folder / "explainer.safetensors")(x)[0], network(x)[0])
+
+
 def test_a_surrogate_comes_back_with_its_card(saved):
     folder, network = saved
     x = random_images()

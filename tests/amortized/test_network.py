@@ -136,3 +136,13 @@ def test_an_architecture_that_timm_refuses_is_an_error():
         Architecture("vit_none").build()
     with pytest.raises(PatchShapError, match="arguments that it takes"):
         Architecture("test_vit", {"no_such_option": 1}).build()
+
+
+def test_what_is_predicted_and_tapped_is_checked(vit):
+    with pytest.raises(PatchShapError, match=r"predicts: got 'all'; expected one of \('values'"):
+        ShapleyViT(vit, predicts="all")
+    for taps in [(0,), (2,), (1, 1)]:
+        with pytest.raises(
+            PatchShapError, match=r"taps: got .* expected different blocks from 1 to 1"
+        ):
+            ShapleyViT(vit, n_frozen=2, taps=taps)

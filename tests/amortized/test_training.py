@@ -90,7 +90,15 @@ def test_the_classifier_is_not_trained(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"fresh": False}, {"objective": "regression"}, {"n_frozen": 0}, {"probability": False}],
+    [
+        {},
+        {"fresh": False},
+        {"objective": "regression"},
+        {"n_frozen": 0},
+        {"probability": False},
+        {"predicts": "values"},
+        {"taps": [1], "n_frozen": 2},
+    ],
     ids=str,
 )
 def test_every_objective_learns_the_shapley_values(tmp_path, options):
@@ -175,6 +183,15 @@ def test_labels_and_values_are_computed_once(tmp_path, monkeypatch):
     assert labels.shape == (32, 16, 3)
 
 
+def test_coalitions_make_a_game_by_default_and_labels_values(tmp_path):
+    assert explainer_of(tmp_path / "a").predicts == "game"
+    assert explainer_of(tmp_path / "b", objective="regression").predicts == "values"
+    network = explainer_of(tmp_path / "c", predicts="values", n_frozen=2, taps=(1,))
+    assert (network.predicts, network.taps) == ("values", (1,))
+    card = load_card(tmp_path / "c" / "explainer.safetensors")
+    assert (card["predicts"], card["taps"]) == ("values", [1])
+
+
 def test_items_may_carry_labels(tmp_path):
     images = [(x, 1) for x in random_images(32)]
     plain = surrogate_of(tmp_path / "plain").state_dict()
@@ -226,6 +243,8 @@ def test_bad_schedules_are_refused(options, message):
 def test_bad_requests_are_refused(tmp_path):
     with pytest.raises(PatchShapError, match="objective: got 'magic'; expected one of"):
         explainer_of(tmp_path, objective="magic")
+    with pytest.raises(PatchShapError, match="predicts: got 'game' with objective='regression'"):
+        explainer_of(tmp_path, objective="regression", predicts="game")
     with pytest.raises(PatchShapError, match="n_pairs: got 0; expected at least 1"):
         explainer_of(tmp_path, n_pairs=0)
     with pytest.raises(PatchShapError, match="n_sizes: got 0; expected at least 1"):

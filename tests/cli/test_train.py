@@ -55,7 +55,8 @@ def trained(folder):
     status = main([
         "train", "explainer", str(folder / "images"), "--keep-pairs", "--pairs", "2",
         "--surrogate", str(folder / "surrogate" / "surrogate.safetensors"),
-        "--out", str(folder / "explainer"), "--calibrate", "2", "--frozen", "1", *QUICK,
+        "--out", str(folder / "explainer"), "--calibrate", "2", "--frozen", "2",
+        "--taps", "1", *QUICK,
     ])  # fmt: skip
     assert status == 0
     return folder
@@ -68,7 +69,7 @@ def test_both_stages_leave_checkpoints_that_load(trained):
     assert surrogate.mean.flatten().tolist() == [0.5, 0.5, 0.5]
     file = trained / "explainer" / "explainer.safetensors"
     network = load_explainer(file)
-    assert network.n_frozen == 1
+    assert (network.n_frozen, network.taps, network.predicts) == (2, (1,), "game")
     assert network.ridge > 0
     card = load_card(file)
     assert card["recipe"]["n_pairs"] == 2
@@ -136,6 +137,9 @@ def test_bad_requests_are_refused(folder, tmp_path, capsys):
     err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none",
                   "--calibrate", "-1")  # fmt: skip
     assert "--calibrate: got -1; expected a whole number of at least 0" in err
+    err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none",
+                  "--taps", "1,x")  # fmt: skip
+    assert "--taps: got '1,x'; expected numbers of blocks with commas between" in err
     err = failing(capsys, "explain", "cat.jpg", "--method", "vit-shapley")
     assert "image" in err
 

@@ -84,6 +84,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--copies", type=int, default=8, help="of each image, for the surrogate")
     parser.add_argument("--explainer-copies", type=int, default=4)
+    parser.add_argument(
+        "--predicts", choices=["values", "game"], default="values", help="values: what is shipped"
+    )
+    parser.add_argument("--taps", type=int, nargs="*", default=[], help="as 2 4; shipped: none")
     parser.add_argument("--stop-after", choices=["classifier", "surrogate", "explainer"])
     a = parser.parse_args()
     if not (a.out / "classifier.safetensors").exists():
@@ -118,6 +122,8 @@ def main() -> None:
         n_pairs=a.pairs,
         fresh=False,
         n_frozen=ARCHITECTURE["depth"] - 1,
+        predicts=a.predicts,
+        taps=a.taps,
         schedule=Schedule(
             epochs=a.explainer_epochs,
             batch_size=256,

@@ -87,6 +87,8 @@ def save_explainer(
         "n_frozen": network.n_frozen,
         "n_extra": network.n_extra,
         "probability": network.probability,
+        "predicts": network.predicts,
+        "taps": list(network.taps),
         "ridge": network.ridge,
         "rmse": network.rmse,
         **(card or {}),
@@ -173,6 +175,9 @@ def load_explainer(path: str | Path, surrogate: nn.Module | None = None) -> Shap
         n_frozen=card["n_frozen"],
         n_extra=card["n_extra"],
         probability=card["probability"],
+        # Cards of the first version have neither.
+        predicts=card.get("predicts", "values"),
+        taps=card.get("taps", ()),
     )
     network.ridge, network.rmse = card["ridge"], card["rmse"]
     own = {k: v for k, v in network.state_dict().items() if k.startswith("surrogate.")}

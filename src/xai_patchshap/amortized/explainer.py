@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ._schedule import Schedule, as_settings, precision
 from ._table import Table
 from .checkpoints import save_explainer, save_surrogate
 from .network import Architecture, ShapleyViT
-from .objectives import kernel_pairs, regression_loss, unbiased_values
+from .objectives import game_loss, kernel_pairs, regression_loss, unbiased_values
 from .surrogate import fingerprint
 
 __all__ = ["OBJECTIVES", "train_explainer"]
@@ -41,6 +41,8 @@ def train_explainer(
     n_frozen: int | None = None,
     n_extra: int = 1,
     probability: bool = True,
+    predicts: str | None = None,
+    taps: Sequence[int] = (),
     schedule: Schedule | None = None,
     architecture: Architecture | None = None,
     seed: int = 0,
@@ -73,8 +75,11 @@ def train_explainer(
         With ``"fastshap"``: draw and evaluate new pairs in every step, as published; or else
         once for each image, with their values kept on disk. Evaluations of the surrogate are
         most of the price of a step: kept, they serve every epoch.
-    n_frozen, n_extra, probability
+    n_frozen, n_extra, probability, taps
         As in :class:`ShapleyViT`.
+    predicts : {"game", "values"}, optional
+        As in :class:`ShapleyViT`: by default ``"game"``, which learns more from as many
+        coalitions, and ``"values"`` for ``"regression"``, whose labels are no coalitions.
     schedule : Schedule, optional
     architecture : Architecture, optional
         How to build the surrogate, for its card.
@@ -113,8 +118,20 @@ def train_explainer(
         raise bad("objective", repr(objective), f"one of {OBJECTIVES}")
     if n_pairs < 1:
         raise bad("n_pairs", n_pairs, "at least 1")
+    if predicts is None:
+        predicts = "game" if objective == "fastshap" else "values"
+    if predicts == "game" and objective != "fastshap":
+        raise bad(
+            "predicts", f"'game' with objective={objective!r}", "'values', or objective='fastshap'"
+        )
     network = ShapleyViT(
-        surrogate, n_frozen=n_frozen, n_extra=n_extra, probability=probability, seed=seed
+        surrogate,
+        n_frozen=n_frozen,
+        n_extra=n_extra,
+        probability=probability,
+        seed=seed,
+        predicts=predicts,
+        taps=taps,
     )
     device = next(surrogate.parameters()).device if accelerator is None else accelerator.device
     network = network.to(device)
@@ -200,13 +217,13 @@ def train_explainer(
 
     def validate() -> float:
         """Share of the variance of the pairs that is not explained."""
-        error, least_squares = 0.0, _LeastSquares(network)
+        error = 0.0
         for rows in torch.split(torch.arange(len(held_out)), 64):
-            batch = (held_out[rows].to(device), held_halves[rows].to(device))
-            error += least_squares(*batch, held_odd[rows].to(device)).item() * len(rows)
+            values = network(held_out[rows].to(device))[0]
+            of_pairs = held_halves[rows].to(device), held_odd[rows].to(device)
+            error += regression_loss(values, *of_pairs).item() * len(rows)
         return error / float(held_odd.square().sum(-1).mean() * len(held_out))
 
-    trained = nn.ModuleList([network.blocks, network.norm, network.head])
     recipe = {
         **as_settings(schedule),
         "objective": objective,
@@ -214,11 +231,13 @@ def train_explainer(
         "fresh": fresh,
         "n_frozen": network.n_frozen,
         "n_extra": n_extra,
+        "predicts": predicts,
+        "taps": list(network.taps),
         "seed": seed,
     }
     fitted: Fitted = fit(
         loss,
-        trained,
+        network.trained(),
         dataset,
         validate,
         folder,
@@ -260,8 +279,10 @@ class _LeastSquares(nn.Module):
         if odd is None:
             with torch.no_grad():
                 odd = self.network.odd_values(images, halves)
-        values: Tensor = self.network(images)[0]
-        return regression_loss(values, halves, odd)
+        prediction = self.network.predict(images)
+        if prediction.game is None:
+            return regression_loss(prediction.values(), halves, odd)
+        return game_loss(prediction, halves, odd)
 
 
 class _Distance(nn.Module):

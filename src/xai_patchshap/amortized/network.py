@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from ..errors import bad
 from ..named_models import ScoredImages
 from ..tokens import TokenDropping
+from .predicted_game import PredictedGame, Prediction, in_units
 
-__all__ = ["Architecture", "ShapleyViT"]
+__all__ = ["PREDICTS", "Architecture", "ShapleyViT"]
+
+PREDICTS = ("values", "game")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,15 @@ class ShapleyViT(nn.Module):
         or of logits.
     seed : int
         Seed of the new weights.
+    predicts : {"values", "game"}
+        ``"values"``: the head gives the values, as published. ``"game"``: it also gives, for
+        each patch, evidence in logits and a weight, of which a game is made that saturates as
+        the surrogate's does (:class:`~.predicted_game.PredictedGame`). Its Shapley values, to
+        first order, are part of the prediction; it makes training less noisy, and
+        refinements start from it.
+    taps : sequence of int
+        Earlier blocks of the surrogate, counted from 1 and before the last shared one, whose
+        tokens reach the explainer's blocks too.
 
     Attributes
     ----------
@@ -104,7 +116,7 @@ class ShapleyViT(nn.Module):
     Raises
     ------
     PatchShapError
-        If the surrogate is not such a transformer, or ``n_frozen`` does not fit.
+        If the surrogate is not such a transformer, or another argument does not fit.
 
     Examples
     --------
@@ -126,6 +138,8 @@ class ShapleyViT(nn.Module):
         n_extra: int = 1,
         probability: bool = True,
         seed: int = 0,
+        predicts: str = "values",
+        taps: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.surrogate = TokenDropping(copy.deepcopy(surrogate)).requires_grad_(False).eval()
@@ -138,7 +152,17 @@ class ShapleyViT(nn.Module):
             raise bad("n_frozen", n_frozen, f"0 to {depth}, the blocks of the surrogate")
         if n_extra < 0 or n_extra + depth - self.n_frozen < 1:
             raise bad("n_extra", n_extra, "at least 1 new block where all others are frozen")
-        self.n_extra, self.probability = n_extra, probability
+        if predicts not in PREDICTS:
+            raise bad("predicts", repr(predicts), f"one of {PREDICTS}")
+        self.taps = tuple(int(k) for k in taps)
+        if not all(0 < k < self.n_frozen for k in self.taps) or len({*taps}) < len(self.taps):
+            raise bad(
+                "taps",
+                self.taps,
+                f"different blocks from 1 to {self.n_frozen - 1}: those before the last that is "
+                "shared, which reaches the explainer anyway",
+            )
+        self.n_extra, self.probability, self.predicts = n_extra, probability, predicts
         self.ridge: float | None = None
         self.rmse: list[float] | None = None
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
@@ -154,14 +178,25 @@ class ShapleyViT(nn.Module):
             fresh = [_fresh(vit.blocks[-1]) for _ in range(n_extra)]
             hidden = nn.Linear(width, 2 * width)
             # A bias would be the same for all patches: the normalisation takes it out again.
-            last = nn.Linear(2 * width, self.n_outputs, bias=False)
+            n_numbers = self.n_outputs if predicts == "values" else 2 * self.n_outputs + 1
+            last = nn.Linear(2 * width, n_numbers, bias=False)
             self.head = nn.Sequential(hidden, nn.GELU(), last)
+            self.mixed = nn.ModuleList(
+                nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in self.taps
+            )
         self.blocks = nn.Sequential(*own, *fresh).requires_grad_(True)
         self.norm = nn.LayerNorm(width)
         # The first prediction is the equal split.
         nn.init.zeros_(last.weight)
+        for module in self.mixed.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
+        self.mass = _Mass() if predicts == "game" else None
         self.null: Tensor
+        self._empty: Tensor  # logits
         self.register_buffer("null", torch.zeros(self.n_outputs), persistent=False)
+        self.register_buffer("_empty", torch.zeros(self.n_outputs), persistent=False)
         self.to(next(self.surrogate.parameters()).device)
         self.refresh()
 
@@ -175,13 +210,12 @@ class ShapleyViT(nn.Module):
         first = next(self.surrogate.parameters())
         empty = torch.full((1, self.n_channels, *self.image_size), torch.nan)
         with torch.no_grad():
-            self.null = self.link(self.surrogate(empty.to(first)))[0]
+            self._empty = self.surrogate(empty.to(first))[0].float()
+        self.null = self.link(self._empty)
 
     def link(self, logits: Tensor) -> Tensor:
         """Logits in the units of the game."""
-        if not self.probability:
-            return logits
-        return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+        return in_units(logits, self.probability)
 
     def train(self, mode: bool = True) -> ShapleyViT:
         """Training mode for what is trained; the surrogate stays as it is."""
@@ -189,31 +223,59 @@ class ShapleyViT(nn.Module):
         self.surrogate.eval()
         return self
 
+    def trained(self) -> nn.ModuleList:
+        """What is trained: all but the surrogate."""
+        return nn.ModuleList(m for name, m in self.named_children() if name != "surrogate")
+
     def trained_state(self) -> dict[str, Tensor]:
         """Weights of what is trained: all but the surrogate's."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("surrogate.")}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Values (B, patches, K) and the full coalition's value (B, K) of whole images."""
+        prediction = self.predict(images)
+        return prediction.values(), prediction.full
+
+    def predict(self, images: Tensor) -> Prediction:
+        """All that the network says of whole images; see :class:`Prediction`."""
+        tokens, logits = self._seen(images)
+        tokens = self.norm(self.blocks(tokens)[:, self._n_prefix :])
+        out, k = self.head(tokens).float(), self.n_outputs
+        if self.mass is None:
+            return Prediction(self.link(logits), self.null, out)
+        beside, evidence, log_weights = out[..., :k], out[..., k : 2 * k], out[..., 2 * k]
+        weights = log_weights.softmax(1) * self.n_players
+        # Heavy patches leave little to the empty coalition.
+        mass = (self.mass.log - log_weights.logsumexp(1)).exp() * self.n_players
+        evidence = weights[..., None] * evidence / (1 + mass)[:, None, None]
+        gap = logits - self._empty - evidence.sum(1)
+        evidence = evidence + weights[..., None] * gap[:, None] / self.n_players
+        game = PredictedGame(evidence, weights, mass, self._empty, self.probability)
+        return Prediction(self.link(logits), self.null, beside, game)
+
+    def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens for the explainer's blocks, and the surrogate's logits, of whole images."""
         vit = self.surrogate._vit[0]
-        shared: list[Tensor] = []
-        if self.n_frozen:
-            handle = vit.blocks[self.n_frozen - 1].register_forward_hook(
-                lambda _, __, tokens: shared.append(tokens)
-            )
-        else:
-            handle = vit.blocks.register_forward_pre_hook(
-                lambda _, arguments: shared.append(arguments[0])
-            )
+        passed: dict[int, Tensor] = {}
+
+        def keep(place: int) -> Any:
+            return lambda _, __, tokens: passed.update({place: tokens})
+
+        places = [*self.taps, self.n_frozen] if self.n_frozen else []
+        handles = [vit.blocks[k - 1].register_forward_hook(keep(k)) for k in places]
+        if not self.n_frozen:
+            first = vit.blocks.register_forward_pre_hook(lambda _, given: keep(0)(_, _, given[0]))
+            handles.append(first)
         try:
             with torch.no_grad():
-                full = self.link(self.surrogate.model(images).float())
+                logits = self.surrogate.model(images).float()
         finally:
-            handle.remove()
-        tokens = self.norm(self.blocks(shared[0])[:, self._n_prefix :])
-        values = self.head(tokens).float()
-        gap = full - self.null - values.sum(1)
-        return values + gap[:, None] / values.shape[1], full
+            for handle in handles:
+                handle.remove()
+        tokens = passed[self.n_frozen]
+        for k, mixed in zip(self.taps, self.mixed, strict=True):
+            tokens = tokens + mixed(passed[k])
+        return tokens, logits
 
     def whole_images(self, images: Tensor) -> Tensor:
         """The surrogate's outputs (B, K) for whole images, in the units of the game."""
@@ -236,6 +298,14 @@ class ShapleyViT(nn.Module):
         values = self.coalition_values(images, examples, both, batch_size)
         inside, outside = values.reshape(2, n_games, n_pairs, -1).unbind()
         return inside - outside
+
+
+class _Mass(nn.Module):
+    """Logarithm of what the empty coalition weighs beside patches of weight 1 / n."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.ones(()))
 
 
 def _fresh(block: nn.Module) -> nn.Module:

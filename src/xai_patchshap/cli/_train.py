@@ -24,6 +24,7 @@ from ..amortized import (
     train_surrogate,
 )
 from ..amortized.explainer import OBJECTIVES
+from ..amortized.network import PREDICTS
 from ..errors import PatchShapError, bad
 from ..metrics._sampled import at_least
 from ..named_models import NamedModel, ScoredImages, fetched, load_weights, open_image
@@ -94,6 +95,14 @@ def add_train(commands: Any) -> None:
     )
     explainer.add_argument(
         "--frozen", type=int, help="blocks shared with the surrogate, 0 to all (all)"
+    )
+    explainer.add_argument(
+        "--taps", default="", metavar="K,K", help="earlier blocks that it reads too, as 2,4 (none)"
+    )
+    explainer.add_argument(
+        "--predicts",
+        choices=PREDICTS,
+        help="the values alone, or a game and what it leaves (game, where the objective allows)",
     )
     explainer.add_argument("--scale", choices=["probability", "logit"], default="probability")
     explainer.add_argument(
@@ -213,6 +222,7 @@ def _surrogate(a: argparse.Namespace) -> None:
 
 def _explainer(a: argparse.Namespace) -> None:
     at_least(0, "--calibrate", a.calibrate)
+    taps = _blocks(a.taps)
     surrogate = placed(load_surrogate(a.surrogate), a.device)
     architecture = Architecture(**load_card(a.surrogate)["architecture"])
     vit: Any = surrogate.model
@@ -226,6 +236,8 @@ def _explainer(a: argparse.Namespace) -> None:
         fresh=not a.keep_pairs,
         n_frozen=a.frozen,
         probability=a.scale == "probability",
+        predicts=a.predicts,
+        taps=taps,
         architecture=architecture,
         card={"data": str(a.images)},
         **common,
@@ -245,6 +257,13 @@ def _explainer(a: argparse.Namespace) -> None:
             card={**card, "ridge": network.ridge, "rmse": network.rmse, "calibration": found},
         )
     _say(common, file)
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(k) for k in text.split(",") if text)
+    except ValueError as error:
+        raise bad("--taps", repr(text), "numbers of blocks with commas between, as 2,4") from error
 
 
 def _say(common: dict[str, Any], file: Path) -> None:

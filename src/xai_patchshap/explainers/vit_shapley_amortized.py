@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..amortized import ShapleyViT, load_explainer
+from ..amortized.predicted_game import PredictedGame, Prediction
 from ..errors import bad
 from ..estimators import (
     Estimate,
@@ -86,8 +88,9 @@ class ViTShapleyAmortized(PatchExplainer):
     images, one number for each output (infinite if they were never measured); those of a
     refinement are posterior deviations.
 
-    A refinement models what the prediction leaves of the game, as :class:`PatchKernelShap`
-    models games: by a Gaussian process, or, below 10 evaluations, beyond 8,192 and above 256
+    A refinement models what the prediction leaves of the game (the game that the network
+    predicts, if it does, or else that of its values), as :class:`PatchKernelShap` models
+    games: by a Gaussian process, or, below 10 evaluations, beyond 8,192 and above 256
     patches, by a ridge whose strength was calibrated on validation images.
 
     Examples
@@ -257,7 +260,8 @@ class ViTShapleyAmortized(PatchExplainer):
         budgets: Sequence[int],
     ) -> list[Estimate]:
         network: ShapleyViT = self.model
-        predicted, null = self._pass.predicted(), network.null.double().cpu().numpy()
+        predicted, games = self._pass.predicted()
+        null = network.null.double().cpu().numpy()
         seed = secrets.randbits(64) if self.seed is None else self.seed
         estimators = {
             b: self._estimator(network.n_players, b, seed) for b in dict.fromkeys(budgets)
@@ -280,7 +284,8 @@ class ViTShapleyAmortized(PatchExplainer):
             known = np.stack([null[columns[i]], full[i]])
             values = np.concatenate([known, sampled[i]]) if i in sampled else known
             prior = predicted[i][order[i]][:, columns[i]]
-            estimate = self._refined(estimators[budget], values, prior, n_outputs)
+            start = _Start(games[i], estimators[budget], order[i], columns[i])
+            estimate = self._refined(estimators[budget], values, prior, n_outputs, start)
             estimates.append(self._with_known_error(estimate, columns[i][:n_outputs]))
         return estimates
 
@@ -302,10 +307,21 @@ class ViTShapleyAmortized(PatchExplainer):
         values: NDArray[np.float64],
         prior: NDArray[np.float64],
         n_outputs: int,
+        start: _Start,
     ) -> Estimate:
         """Of the first outputs; the others guide a process."""
         if isinstance(estimator, GaussianProcessShap):
-            return estimator.estimate(values, prior, values.shape[1] - n_outputs)
+            n_guides = values.shape[1] - n_outputs
+            if start.game is None or len(values) <= 2:
+                return estimator.estimate(values, prior, n_guides)
+            played, shapley = start.played(len(values)), start.shapley_values()
+            shapley += (played[1] - played[0] - shapley.sum(axis=0)) / len(shapley)
+            left = estimator.estimate(values - played, prior - shapley, n_guides)
+            mean = left.values + shapley[:, :n_outputs]
+            return replace(
+                left, values=mean, base_values=values[0, :n_outputs],
+                full_values=values[1, :n_outputs],
+            )  # fmt: skip
         values, prior = values[:, :n_outputs], prior[:, :n_outputs]
         if isinstance(estimator, KernelShap):
             return estimator.estimate(values, prior, self.model.ridge)
@@ -350,17 +366,45 @@ class _OnePass(nn.Module):
     def __init__(self, network: ShapleyViT) -> None:
         super().__init__()
         self.network = network
-        self._kept: list[Tensor] = []
+        self._kept: list[Prediction] = []
 
     def forward(self, images: Tensor) -> Tensor:
         if bool(images.isnan().any()):
             return self.network.link(self.network.surrogate(images).float())
-        values: Tensor
-        full: Tensor
-        values, full = self.network(images)
-        self._kept.append(values.double().cpu())
-        return full
+        prediction = self.network.predict(images)
+        self._kept.append(prediction)
+        return prediction.full
 
-    def predicted(self) -> NDArray[np.float64]:
-        """Values (N, patches, K) of the images that came first."""
-        return torch.cat(self._kept).numpy()
+    def predicted(self) -> tuple[NDArray[np.float64], list[PredictedGame | None]]:
+        """Values (N, patches, K), and the games, of the images that came first."""
+        values = torch.cat([p.values() for p in self._kept]).double().cpu().numpy()
+        games: list[PredictedGame | None] = []
+        for p in self._kept:
+            games += [p.game and p.game[i : i + 1] for i in range(len(p.full))]
+        return values, games
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a refinement starts from: the game that the network predicts for an image, if any."""
+
+    game: PredictedGame | None
+    estimator: Estimator
+    patches: NDArray[np.int64]  # of the players
+    outputs: NDArray[np.int64]
+
+    def played(self, m: int) -> NDArray[np.float64]:
+        """Its values (m, K) of the estimator's first coalitions."""
+        assert self.game is not None
+        shown = np.empty((1, m, len(self.patches)), dtype=bool)
+        shown[0][:, self.patches] = self.estimator.coalitions[:m]
+        values = self.game.values(torch.from_numpy(shown).to(self.game.mass.device))
+        return self._numbers(values)
+
+    def shapley_values(self) -> NDArray[np.float64]:
+        """Its Shapley values (players, K)."""
+        assert self.game is not None
+        return self._numbers(self.game.shapley_values())[self.patches]
+
+    def _numbers(self, of_one: Tensor) -> NDArray[np.float64]:
+        return np.asarray(of_one[0].double().cpu())[:, self.outputs]
