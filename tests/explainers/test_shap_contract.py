@@ -643,7 +643,8 @@ def test_company_does_not_matter(max_evals):
         explanation = PatchKernelShap(alone, PatchMasker((3, 3)))(numbered(i), **kwargs)
         assert together.coalitions(i) == alone.coalitions(i)
         assert len(alone.coalitions(i)) > 10
-        assert_close(values["together"][i - 1], explanation.values[0], 1e-10)
+        # Rounding of the model differs with its batches, and what is learned from it more.
+        assert_close(values["together"][i - 1], explanation.values[0], 1e-8)
     # One sample of coalitions serves all images.
     assert together.coalitions(1) == together.coalitions(3)
 
