@@ -107,7 +107,8 @@ def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor) -> Tensor:
 
     The game is fitted to the pairs themselves. Its own part of their values is then replaced by
     its Shapley values, unbiased from a few random coalitions, before the predicted values are
-    fitted: the minimiser stays, most of the noise goes.
+    fitted: a control variate, which leaves the minimiser of FastSHAP's loss (Jethani et al., ICLR
+    2022, equation 6) where it is, and less noise the better the game is.
 
     Parameters
     ----------
