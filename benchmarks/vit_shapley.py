@@ -65,8 +65,10 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
     network = cifar10_explainer()
     images = held_out(a.data, a.images)
     precision = torch.bfloat16 if a.bfloat16 else None
-    reference = shapley_values(network, images, a.reference, seed=10, autocast=precision)
-    half = shapley_values(network, images[:20], a.reference, seed=11, autocast=precision)
+    control = network.predicts == "game"
+    common = {"autocast": precision, "control": control}
+    reference = shapley_values(network, images, a.reference, seed=10, **common)
+    half = shapley_values(network, images[:20], a.reference, seed=11, **common)
     with torch.no_grad():
         values, full = network(images)
     predicted, target = values.double().numpy(), full.argmax(1).numpy()
@@ -99,7 +101,8 @@ def quality(a: argparse.Namespace) -> dict[str, Any]:
 
     result: dict[str, Any] = {
         "images": f"{len(images)} CIFAR-10 test images, all classes in turn",
-        "reference": f"KernelSHAP, {a.reference} evaluations",
+        "reference": f"KernelSHAP, {a.reference} evaluations"
+        + control * ", with the predicted game as a control variate",
         "coalitions evaluated in": "bfloat16" if a.bfloat16 else "float32",
         "two references of other seeds": score(half, reference[:20]),
         "alone": score(predicted),

@@ -36,7 +36,11 @@ def train(stage, out):
     if stage == "surrogate":
         train_surrogate(vit, images, out, n_sizes=2, **common)
         return
-    kind = {"objective": "regression"} if stage == "regression" else {"fresh": stage != "pairs"}
+    kind = {
+        "fastshap": {},
+        "pairs": {"fresh": False, "keep_tokens": True},
+        "regression": {"objective": "regression"},
+    }[stage]
     train_explainer(vit, images, out, n_pairs=2, n_frozen=1, **kind, **common)
 
 

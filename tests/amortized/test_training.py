@@ -26,6 +26,7 @@ from xai_patchshap.amortized import (
     train_surrogate,
 )
 from xai_patchshap.amortized.surrogate import _uniform_sizes
+from xai_patchshap.samples import cifar10_explainer, cifar10_images
 
 HERE = Path(__file__).parent
 QUICK = Schedule(epochs=2, batch_size=8, learning_rate=3e-3, validations=4)
@@ -192,6 +193,104 @@ def test_coalitions_make_a_game_by_default_and_labels_values(tmp_path):
     assert (card["predicts"], card["taps"]) == ("values", [1])
 
 
+@pytest.mark.parametrize("options", [{"fresh": False}, {"objective": "regression"}], ids=str)
+def test_kept_tokens_save_the_frozen_blocks(tmp_path, monkeypatch, options):
+    options = {**options, "n_frozen": 2, "taps": (1,)}
+    plain = explainer_of(tmp_path / "plain", **options).trained_state()
+    calls = []
+    original = ShapleyViT.shared
+
+    def counted(self, images):
+        calls.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(ShapleyViT, "shared", counted)
+    kept = explainer_of(tmp_path / "kept", keep_tokens=True, **options).trained_state()
+    assert sum(calls) == 32 + 4 * 8  # training images once, validation images four times
+    # Half precision; Adam makes steps of rounding where there is no gradient.
+    moved = [(plain[k] - kept[k]).abs().max() for k in plain if "bias" not in k]
+    assert max(moved) < 5e-3
+
+
+def test_a_copy_of_the_surrogate_may_evaluate(tmp_path):
+    images, vit, asked = list(random_images(32)), tiny_vit().eval(), []
+
+    def copied(x, coalitions):
+        asked.append(tuple(coalitions.shape))
+        n, m, players = coalitions.shape
+        rows = torch.arange(n).repeat_interleave(m)
+        with torch.no_grad():
+            found = TokenDropping(vit).coalition_outputs(x, rows, coalitions.reshape(-1, players))
+        return found.reshape(n, m, -1)
+
+    for options in ({"fresh": False}, {"objective": "regression"}):
+        name = options.get("objective", "pairs")
+        own = explainer_of(tmp_path / f"{name} own", images, vit, **options).state_dict()
+        theirs = explainer_of(
+            tmp_path / f"{name} theirs", images, vit, evaluate=copied, **options
+        ).state_dict()
+        assert all(torch.allclose(own[k], theirs[k], atol=1e-4) for k in own)
+    assert asked == 2 * [(32, 4, 16)]
+    with pytest.raises(PatchShapError, match="holds values of other settings"):
+        explainer_of(tmp_path / "pairs own", images, vit, evaluate=copied, fresh=False)
+
+
+@pytest.mark.parametrize("first", ["values", "game"])
+def test_training_goes_on_from_a_trained_network(tmp_path, first):
+    images = list(random_images(32))
+    vit = tiny_vit()
+    given = explainer_of(tmp_path / "first", images, vit, n_frozen=2, predicts=first)
+    more = ShapleyViT(vit, n_frozen=2, predicts="game", taps=(1,), seed=5)
+    more.begin_from(given)
+    x = torch.stack(images)
+    with torch.no_grad():
+        assert torch.allclose(given(x)[0], more(x)[0], atol=1e-6)
+    slow = Schedule(epochs=1, batch_size=8, learning_rate=1e-9)
+    options = {"n_frozen": 2, "taps": (1,), "schedule": slow}
+    second = explainer_of(tmp_path / "second", images, vit, start=given, **options)
+    with torch.no_grad():
+        assert torch.allclose(given(x)[0], second(x)[0], atol=1e-5)
+    card = load_card(tmp_path / "second" / "explainer.safetensors")
+    assert "start" in card["recipe"]
+    with pytest.raises(PatchShapError, match="holds a run with other settings"):
+        explainer_of(tmp_path / "second", images, vit, **options)
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path):
+    vit = tiny_vit()
+    given = ShapleyViT(vit, n_frozen=2, predicts="game", taps=(1,))
+    with pytest.raises(PatchShapError, match=r"start: got a network with .* expected one"):
+        explainer_of(tmp_path, model=vit, n_frozen=1, start=given)
+    for options in ({"predicts": "values", "taps": (1,)}, {"predicts": "game"}):
+        with pytest.raises(PatchShapError, match=r"start: got a network with taps=\(1,\), predic"):
+            explainer_of(tmp_path, model=vit, n_frozen=2, start=given, **options)
+
+
+def test_a_predicted_game_is_a_control_variate():
+    vit = tiny_vit(depth=3)
+    x = random_images(2)
+    network = ShapleyViT(vit, predicts="game").eval()
+    torch.manual_seed(0)
+    nn.init.normal_(network.head[2].weight, std=0.3)  # a wrong game: noise, but no bias
+    truth = shapley_values(network, x, 2**15)
+    for control in (False, True):
+        found = shapley_values(network, x, [500, 8000], control=control, seed=3)
+        errors = [1 - explained_variance(*(v[..., 0] for v in (f, truth))) for f in found]
+        assert errors[1] < min(0.02, errors[0])
+    with pytest.raises(PatchShapError, match="control: got a network that predicts values; expec"):
+        shapley_values(ShapleyViT(vit), x, 32, control=True)
+
+
+def test_the_shipped_game_leaves_less_noise():
+    network, images = cifar10_explainer(), cifar10_images()[0][:3]
+    truth = shapley_values(network, images, 3000, control=True, seed=1)
+    errors = [
+        ((shapley_values(network, images, 600, control=control, seed=2) - truth) ** 2).sum()
+        for control in (True, False)
+    ]
+    assert errors[0] < 0.6 * errors[1]
+
+
 def test_items_may_carry_labels(tmp_path):
     images = [(x, 1) for x in random_images(32)]
     plain = surrogate_of(tmp_path / "plain").state_dict()
@@ -245,6 +344,10 @@ def test_bad_requests_are_refused(tmp_path):
         explainer_of(tmp_path, objective="magic")
     with pytest.raises(PatchShapError, match="predicts: got 'game' with objective='regression'"):
         explainer_of(tmp_path, objective="regression", predicts="game")
+    with pytest.raises(PatchShapError, match="keep_tokens: got fresh=True beside it; expected fre"):
+        explainer_of(tmp_path, keep_tokens=True)
+    with pytest.raises(PatchShapError, match="evaluate: got fresh=True beside it; expected fresh="):
+        explainer_of(tmp_path, evaluate=lambda images, coalitions: coalitions)
     with pytest.raises(PatchShapError, match="n_pairs: got 0; expected at least 1"):
         explainer_of(tmp_path, n_pairs=0)
     with pytest.raises(PatchShapError, match="n_sizes: got 0; expected at least 1"):

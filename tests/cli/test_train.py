@@ -56,7 +56,7 @@ def trained(folder):
         "train", "explainer", str(folder / "images"), "--keep-pairs", "--pairs", "2",
         "--surrogate", str(folder / "surrogate" / "surrogate.safetensors"),
         "--out", str(folder / "explainer"), "--calibrate", "2", "--frozen", "2",
-        "--taps", "1", *QUICK,
+        "--taps", "1", "--keep-tokens", *QUICK,
     ])  # fmt: skip
     assert status == 0
     return folder
@@ -76,6 +76,21 @@ def test_both_stages_leave_checkpoints_that_load(trained):
     assert card["training_images"] == 38  # every 20th of 40 is held out
     assert card["calibration"]["ridge"] == network.ridge
     assert len(card["rmse"]) == 3
+
+
+def test_an_explainer_is_trained_further(trained, tmp_path):
+    file = trained / "explainer" / "explainer.safetensors"
+    options = [
+        "train", "explainer", trained / "images", "--start", file, "--pairs", "2", "--frozen", "2",
+        "--surrogate", trained / "surrogate" / "surrogate.safetensors", "--calibrate", "0",
+        "--taps", "1", "--learning-rate", "1e-9", *QUICK,
+    ]  # fmt: skip
+    assert main([str(o) for o in [*options, "--out", tmp_path / "more"]]) == 0
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        before = load_explainer(file)(x)[0]
+        after = load_explainer(tmp_path / "more" / "explainer.safetensors")(x)[0]
+    assert torch.allclose(before, after, atol=1e-5)
 
 
 def test_the_trained_explainer_explains(trained, tmp_path, capsys):

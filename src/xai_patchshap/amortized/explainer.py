@@ -19,11 +19,14 @@ from ._table import Table
 from .checkpoints import save_explainer, save_surrogate
 from .network import Architecture, ShapleyViT
 from .objectives import game_loss, kernel_pairs, regression_loss, unbiased_values
+from .predicted_game import Prediction
 from .surrogate import fingerprint
 
 __all__ = ["OBJECTIVES", "train_explainer"]
 
 OBJECTIVES = ("fastshap", "regression")
+
+_Arguments = Callable[[Tensor, Tensor, torch.Generator], tuple[Any, ...]]
 
 _VALIDATION_PAIRS = 64
 _VALIDATION_SEED = 2**31
@@ -43,6 +46,9 @@ def train_explainer(
     probability: bool = True,
     predicts: str | None = None,
     taps: Sequence[int] = (),
+    evaluate: Callable[[Tensor, Tensor], Tensor] | None = None,
+    keep_tokens: bool = False,
+    start: ShapleyViT | None = None,
     schedule: Schedule | None = None,
     architecture: Architecture | None = None,
     seed: int = 0,
@@ -80,6 +86,15 @@ def train_explainer(
     predicts : {"game", "values"}, optional
         As in :class:`ShapleyViT`: by default ``"game"``, which learns more from as many
         coalitions, and ``"values"`` for ``"regression"``, whose labels are no coalitions.
+    evaluate : callable, optional
+        A faster copy of the surrogate, compiled or quantised: from images (B, C, H, W) and
+        coalitions, bool (B, m, n), to logits (B, m, K). For values that are kept on disk;
+        validation is by the surrogate itself.
+    keep_tokens : bool
+        Keep what the frozen blocks make of each image on disk, in half precision, and save
+        every epoch that pass: 2 (taps + 1) (tokens) (width) bytes for each image.
+    start : ShapleyViT, optional
+        A trained network whose weights to begin with; see :meth:`ShapleyViT.begin_from`.
     schedule : Schedule, optional
     architecture : Architecture, optional
         How to build the surrogate, for its card.
@@ -118,6 +133,9 @@ def train_explainer(
         raise bad("objective", repr(objective), f"one of {OBJECTIVES}")
     if n_pairs < 1:
         raise bad("n_pairs", n_pairs, "at least 1")
+    if objective == "fastshap" and fresh and (keep_tokens or evaluate is not None):
+        name = "keep_tokens" if keep_tokens else "evaluate"
+        raise bad(name, "fresh=True beside it", "fresh=False: values kept on disk")
     if predicts is None:
         predicts = "game" if objective == "fastshap" else "values"
     if predicts == "game" and objective != "fastshap":
@@ -133,6 +151,8 @@ def train_explainer(
         predicts=predicts,
         taps=taps,
     )
+    if start is not None:
+        network.begin_from(start)
     device = next(surrogate.parameters()).device if accelerator is None else accelerator.device
     network = network.to(device)
     n_players = network.n_players
@@ -153,7 +173,11 @@ def train_explainer(
     def computed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         images = images_of(dataset, indices, device)
         halves = kernel_pairs(len(images), n_pairs, n_players, _generator(seed, int(indices[0])))
-        odd = pairs_of(images, halves).cpu()
+        if evaluate is None:
+            odd = pairs_of(images, halves).cpu()
+        else:
+            both = network.link(evaluate(images, torch.cat([halves, ~halves], 1)).cpu().float())
+            odd = both[:, :n_pairs] - both[:, n_pairs:]
         if objective == "fastshap":
             return {"halves": np.packbits(halves.numpy(), axis=2), "odd": odd.numpy()}
         with torch.no_grad(), precision(device, schedule.autocast):
@@ -162,8 +186,10 @@ def train_explainer(
         return {"labels": unbiased_values(halves, odd, difference.cpu()).numpy()}
 
     key = {**described, "n_pairs": n_pairs, "objective": objective}
+    if evaluate is not None:
+        key["evaluated"] = "elsewhere"
     loss: nn.Module
-    arguments: Callable[[Tensor, Tensor, torch.Generator], tuple[Any, ...]]
+    arguments: _Arguments
     if objective == "regression":
         labels = Table(
             folder / "labels", len(dataset), computed, ["labels"], key, title="labels", **common
@@ -198,6 +224,9 @@ def train_explainer(
             return images, torch.from_numpy(halves).bool(), torch.from_numpy(rows["odd"])
 
         arguments = kept
+
+    if keep_tokens:
+        arguments = _with_tokens(arguments, network, dataset, folder, described, schedule, common)
 
     held_out = images_of(validation, range(len(validation)))
     held_halves = kernel_pairs(
@@ -235,6 +264,10 @@ def train_explainer(
         "taps": list(network.taps),
         "seed": seed,
     }
+    if keep_tokens:
+        recipe["keep_tokens"] = True
+    if start is not None:
+        recipe["start"] = fingerprint(start.trained())
     fitted: Fitted = fit(
         loss,
         network.trained(),
@@ -275,11 +308,13 @@ class _LeastSquares(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, halves: Tensor, odd: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, halves: Tensor, odd: Tensor | None = None, *kept: Tensor
+    ) -> Tensor:
         if odd is None:
             with torch.no_grad():
                 odd = self.network.odd_values(images, halves)
-        prediction = self.network.predict(images)
+        prediction = _predicted(self.network, images, kept)
         if prediction.game is None:
             return regression_loss(prediction.values(), halves, odd)
         return game_loss(prediction, halves, odd)
@@ -292,9 +327,50 @@ class _Distance(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        values: Tensor = self.network(images)[0]
+    def forward(self, images: Tensor, labels: Tensor, *kept: Tensor) -> Tensor:
+        values = _predicted(self.network, images, kept).values()
         return (values - labels).square().sum((1, 2)).mean()
+
+
+def _predicted(network: ShapleyViT, images: Tensor, kept: Sequence[Tensor]) -> Prediction:
+    """The prediction for images, of which tokens and logits may be known already."""
+    if not kept:
+        return network.predict(images)
+    tokens, logits = kept
+    return network.predict_from(tokens.float().unbind(1), logits)
+
+
+def _with_tokens(
+    arguments: _Arguments,
+    network: ShapleyViT,
+    dataset: Any,
+    folder: Path,
+    described: dict[str, Any],
+    schedule: Schedule,
+    common: dict[str, Any],
+) -> _Arguments:
+    """The same arguments, and behind them what the frozen blocks make of the images."""
+    device = network.null.device
+
+    def passed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        found = []
+        for some in np.array_split(indices, -(-len(indices) // 128)):
+            with torch.no_grad(), precision(device, schedule.autocast):
+                tokens, logits = network.shared(images_of(dataset, some, device))
+            found.append((torch.stack(tokens, 1).half().cpu(), logits.cpu()))
+        columns = zip(names, zip(*found, strict=True), strict=True)
+        return {name: torch.cat(parts).numpy() for name, parts in columns}
+
+    key = {**described, "n_frozen": network.n_frozen, "taps": network.taps}
+    names = ["tokens", "logits"]
+    table = Table(folder / "tokens", len(dataset), passed, names, key, title="tokens", **common)
+
+    def extended(indices: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
+        rows = table.rows(indices.numpy())
+        kept = [torch.from_numpy(rows[name]) for name in names]
+        return *arguments(indices, images, generator), *kept
+
+    return extended
 
 
 def _generator(seed: int, place: int) -> torch.Generator:

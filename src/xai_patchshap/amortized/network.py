@@ -231,6 +231,49 @@ class ShapleyViT(nn.Module):
         """Weights of what is trained: all but the surrogate's."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("surrogate.")}
 
+    def begin_from(self, other: ShapleyViT) -> None:
+        """Take over the weights of a network that is trained already.
+
+        Where that one predicts values and this one a game, or has fewer taps, this one's
+        first predictions are that one's last.
+
+        Raises
+        ------
+        PatchShapError
+            If it has other blocks, another width or other outputs, or reads or predicts what
+            this one does not.
+        """
+        mine, given = (
+            {
+                "n_frozen": n.n_frozen,
+                "n_extra": n.n_extra,
+                "probability": n.probability,
+                "grid": n.grid,
+                "n_outputs": n.n_outputs,
+                "width": n.norm.normalized_shape[0],
+            }
+            for n in (self, other)
+        )
+        if given != mine:
+            raise bad("start", f"a network with {given}", f"one with {mine}, as asked for here")
+        too_much = other.predicts == "game" and self.predicts == "values"
+        if too_much or not {*other.taps} <= {*self.taps}:
+            raise bad(
+                "start",
+                f"a network with taps={other.taps}, predicts={other.predicts!r}",
+                f"no more than taps={self.taps}, predicts={self.predicts!r}",
+            )
+        self.blocks.load_state_dict(other.blocks.state_dict())
+        self.norm.load_state_dict(other.norm.state_dict())
+        head = other.head.state_dict()
+        rows = self.head.state_dict()["2.weight"].clone()
+        rows[: len(head["2.weight"])] = head["2.weight"]
+        self.head.load_state_dict({**head, "2.weight": rows})
+        for k, mixed in zip(other.taps, other.mixed, strict=True):
+            self.mixed[self.taps.index(k)].load_state_dict(mixed.state_dict())
+        if self.mass is not None and other.mass is not None:
+            self.mass.load_state_dict(other.mass.state_dict())
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Values (B, patches, K) and the full coalition's value (B, K) of whole images."""
         prediction = self.predict(images)
@@ -238,7 +281,13 @@ class ShapleyViT(nn.Module):
 
     def predict(self, images: Tensor) -> Prediction:
         """All that the network says of whole images; see :class:`Prediction`."""
-        tokens, logits = self._seen(images)
+        return self.predict_from(*self.shared(images))
+
+    def predict_from(self, shared: Sequence[Tensor], logits: Tensor) -> Prediction:
+        """The same of what :meth:`shared` gives."""
+        tokens = shared[-1]
+        for tapped, mixed in zip(shared, self.mixed, strict=False):
+            tokens = tokens + mixed(tapped)
         tokens = self.norm(self.blocks(tokens)[:, self._n_prefix :])
         out, k = self.head(tokens).float(), self.n_outputs
         if self.mass is None:
@@ -253,16 +302,19 @@ class ShapleyViT(nn.Module):
         game = PredictedGame(evidence, weights, mass, self._empty, self.probability)
         return Prediction(self.link(logits), self.null, beside, game)
 
-    def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens for the explainer's blocks, and the surrogate's logits, of whole images."""
+    def shared(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What the surrogate makes of whole images, which no training changes.
+
+        Tokens (B, t, width) of the tapped blocks and of the last shared one; logits (B, K).
+        """
         vit = self.surrogate._vit[0]
         passed: dict[int, Tensor] = {}
 
         def keep(place: int) -> Any:
             return lambda _, __, tokens: passed.update({place: tokens})
 
-        places = [*self.taps, self.n_frozen] if self.n_frozen else []
-        handles = [vit.blocks[k - 1].register_forward_hook(keep(k)) for k in places]
+        places = [*self.taps, self.n_frozen]
+        handles = [vit.blocks[k - 1].register_forward_hook(keep(k)) for k in places if k]
         if not self.n_frozen:
             first = vit.blocks.register_forward_pre_hook(lambda _, given: keep(0)(_, _, given[0]))
             handles.append(first)
@@ -272,10 +324,7 @@ class ShapleyViT(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        tokens = passed[self.n_frozen]
-        for k, mixed in zip(self.taps, self.mixed, strict=True):
-            tokens = tokens + mixed(passed[k])
-        return tokens, logits
+        return [passed[k] for k in places], logits
 
     def whole_images(self, images: Tensor) -> Tensor:
         """The surrogate's outputs (B, K) for whole images, in the units of the game."""

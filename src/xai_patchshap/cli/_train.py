@@ -18,6 +18,7 @@ from ..amortized import (
     Schedule,
     calibrate,
     load_card,
+    load_explainer,
     load_surrogate,
     save_explainer,
     train_explainer,
@@ -92,6 +93,14 @@ def add_train(commands: Any) -> None:
         "--keep-pairs",
         action="store_true",
         help="fastshap: evaluate the pairs once and keep their values, instead of in every step",
+    )
+    explainer.add_argument(
+        "--keep-tokens",
+        action="store_true",
+        help="keep what the frozen blocks make of every image, beside kept pairs or labels",
+    )
+    explainer.add_argument(
+        "--start", type=Path, metavar="FILE", help="an explainer.safetensors to begin with"
     )
     explainer.add_argument(
         "--frozen", type=int, help="blocks shared with the surrogate, 0 to all (all)"
@@ -238,6 +247,8 @@ def _explainer(a: argparse.Namespace) -> None:
         probability=a.scale == "probability",
         predicts=a.predicts,
         taps=taps,
+        keep_tokens=a.keep_tokens,
+        start=None if a.start is None else load_explainer(a.start),
         architecture=architecture,
         card={"data": str(a.images)},
         **common,
