@@ -175,8 +175,8 @@ def test_the_control_variate_moves_no_minimiser():
     beside = (truth - predicted.first_order()).requires_grad_()
     full, null = game.values(torch.ones(1, 1, 5))[:, 0], game.values(torch.zeros(1, 1, 5))[0, 0]
     gradients = []
-    for _ in range(30):
-        game_loss(Prediction(full, null, beside, predicted), halves, odd).backward()
+    for seed in range(30):
+        game_loss(Prediction(full, null, beside, predicted), halves, odd, seed).backward()
         gradients.append(beside.grad.clone())
         beside.grad = None
     elsewhere = torch.zeros_like(truth).requires_grad_()
@@ -192,5 +192,5 @@ def test_a_good_game_takes_the_noise_out_of_the_regression():
     values = game.shapley_values(n_orders=500)
     alone = regression_loss(values, halves, odd)
     beside = values - game.first_order()
-    with_game = game_loss(Prediction(full, null, beside, game), halves, odd)
+    with_game = game_loss(Prediction(full, null, beside, game), halves, odd, 0)
     assert with_game < 0.5 * alone

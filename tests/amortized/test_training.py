@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import resource
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +24,12 @@ from xai_patchshap.amortized import (
     ShapleyViT,
     explained_variance,
     load_card,
+    predicted_game,
     shapley_values,
     train_explainer,
     train_surrogate,
 )
+from xai_patchshap.amortized._table import Table
 from xai_patchshap.amortized.surrogate import _uniform_sizes
 from xai_patchshap.samples import cifar10_explainer, cifar10_images
 
@@ -233,6 +238,54 @@ def test_a_copy_of_the_surrogate_may_evaluate(tmp_path):
     assert asked == 2 * [(32, 4, 16)]
     with pytest.raises(PatchShapError, match="holds values of other settings"):
         explainer_of(tmp_path / "pairs own", images, vit, evaluate=copied, fresh=False)
+    assert "copied" in load_card(tmp_path / "pairs theirs" / "explainer.safetensors")["recipe"][
+        "evaluate"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (
+            lambda x, s: torch.zeros(*s.shape[:2], 1),
+            r"gives \(32, 4, 1\); expected .* \(32, 4, 3\)",
+        ),
+        (lambda x, s: torch.zeros(len(x) * s.shape[1], 3), r"gives \(128, 3\); expected one that"),
+        (lambda x, s: torch.full((*s.shape[:2], 3), torch.nan), r"\(32, 4, 3\), some not finite;"),
+    ],
+)
+def test_a_copy_that_gives_something_else_is_refused(tmp_path, found, message):
+    with pytest.raises(PatchShapError, match="evaluate: got a function that .*" + message):
+        explainer_of(tmp_path, fresh=False, evaluate=found)
+
+
+def test_tokens_beyond_half_precision_are_refused(tmp_path):
+    vit = tiny_vit()
+    with torch.no_grad():
+        vit.blocks[1].mlp.fc2.bias += 1e5
+    with pytest.raises(PatchShapError, match="keep_tokens: got tokens beyond half precision; exp"):
+        explainer_of(tmp_path, model=vit, fresh=False, keep_tokens=True)
+
+
+def test_many_tables_need_few_open_files(tmp_path):
+    table = Table(
+        tmp_path, 64, lambda i: {"a": np.arange(64)[i]}, ["a"], {}, chunk=1, progress=False
+    )
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    table._mapped = lru_cache(maxsize=8)(table._mapped.__wrapped__)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 16, before[1]))
+    try:
+        assert np.array_equal(table.rows(np.arange(64))["a"], np.arange(64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_explaining_in_inference_mode_does_not_stop_training(tmp_path):
+    network = explainer_of(tmp_path / "first", n_frozen=2)
+    predicted_game._few.cache_clear()
+    with torch.inference_mode():
+        network(random_images())
+    explainer_of(tmp_path / "second", n_frozen=2)
 
 
 @pytest.mark.parametrize("first", ["values", "game"])
@@ -256,11 +309,47 @@ def test_training_goes_on_from_a_trained_network(tmp_path, first):
         explainer_of(tmp_path / "second", images, vit, **options)
 
 
+def test_training_never_returns_less_than_it_began_with(tmp_path):
+    images, vit = list(random_images(32)), tiny_vit()
+    given = explainer_of(tmp_path / "first", images, vit, n_frozen=2, n_pairs=8)
+    wild = Schedule(epochs=1, batch_size=8, learning_rate=0.05, validations=1)
+    again = explainer_of(
+        tmp_path / "second", images, vit, n_frozen=2, start=given, schedule=wild
+    ).trained_state()
+    assert all(torch.equal(v, again[k]) for k, v in given.trained_state().items())
+
+
+def test_parts_of_a_step_have_the_same_noise(tmp_path):
+    """Accumulated parts, with a game that is not flat."""
+    images, vit = list(random_images(8)), tiny_vit()
+    start = ShapleyViT(vit, n_frozen=2, predicts="game")
+    nn.init.normal_(start.head[2].weight, std=0.5)
+    common = {"n_frozen": 2, "start": start, "n_pairs": 4}
+    one, four = (
+        explainer_of(
+            tmp_path / str(parts), images, vit,
+            schedule=Schedule(
+                epochs=1, batch_size=8, learning_rate=1e-3, accumulate=parts, validations=1
+            ),
+            **common,
+        ).trained_state()
+        for parts in (1, 4)
+    )  # fmt: skip
+    assert any(not torch.equal(v, start.trained_state()[k]) for k, v in one.items())
+    assert all(torch.allclose(one[k], four[k], atol=1e-4) for k in one if "bias" not in k)
+
+
 def test_a_start_that_does_not_fit_is_refused(tmp_path):
     vit = tiny_vit()
     given = ShapleyViT(vit, n_frozen=2, predicts="game", taps=(1,))
     with pytest.raises(PatchShapError, match=r"start: got a network with .* expected one"):
         explainer_of(tmp_path, model=vit, n_frozen=1, start=given)
+    for other in ({"mlp_ratio": 2.0}, {"num_heads": 4}):
+        stranger = ShapleyViT(tiny_vit(**other), n_frozen=2)
+        with pytest.raises(PatchShapError, match=r"start: got a network with .* expected one"):
+            explainer_of(tmp_path, model=vit, n_frozen=2, start=stranger)
+    with pytest.raises(PatchShapError, match="start: got VisionTransformer; expected a ShapleyV"):
+        explainer_of(tmp_path, model=vit, start=vit)
     for options in ({"predicts": "values", "taps": (1,)}, {"predicts": "game"}):
         with pytest.raises(PatchShapError, match=r"start: got a network with taps=\(1,\), predic"):
             explainer_of(tmp_path, model=vit, n_frozen=2, start=given, **options)

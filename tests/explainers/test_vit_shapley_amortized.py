@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import shap
+import timm
 import torch
 from captum.attr import Attribution, NoiseTunnel, PerturbationAttribution
 from captum.metrics import infidelity
@@ -217,6 +218,36 @@ def test_a_refinement_starts_from_the_predicted_game(gaming, images):
     assert error(refined) < 0.2 * error(alone)
     assert np.allclose(refined.values.sum(1), alone.values.sum(1), atol=1e-6)
     assert np.array_equal(refined.base_values, alone.base_values)
+
+
+def test_errors_cover_those_of_the_predicted_games_own_values(gaming, images):
+    with torch.no_grad():
+        truth = gaming.predict(images).game.shapley_values(n_orders=500).numpy()
+    for m in (64, 256):
+        refined = ViTShapleyAmortized(gaming, refine=m).explain_players(images)
+        inside = np.abs(refined.values - truth) < 1.96 * refined.error_std
+        assert inside.mean() > 0.85
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_coalitions_give_the_truth_whatever_game_is_predicted(seed):
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=12, patch_size=4, embed_dim=16, depth=2, num_heads=2,
+        num_classes=3, class_token=False, global_pool="avg",
+    ).eval()  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in vit.parameters():
+            p.normal_(0, 0.3, generator=generator)
+    made = ShapleyViT(vit, predicts="game").eval()
+    with torch.no_grad():
+        made.head[2].weight.normal_(0, 1, generator=generator)
+    x = torch.rand(2, 3, 12, 12, generator=generator)
+    truth = shapley_values(made, x, 512)
+    explainer = ViTShapleyAmortized(made, refine=512)
+    found = explainer.explain_players(x)
+    assert np.abs(found.values - truth).max() < 1e-6
+    assert np.abs(shapley_values(made, x, 512, control=True) - truth).max() < 1e-6
 
 
 def test_a_predicted_game_knows_its_patches_in_any_order(gaming, images):

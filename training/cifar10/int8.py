@@ -17,6 +17,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from xai_patchshap.amortized.surrogate import fingerprint
+
 N_CALIBRATION = 300
 _ROWS = 128  # of one request
 
@@ -43,16 +45,19 @@ class Int8:
         A timm transformer without class token, and the normalisation of its images.
     images : Tensor (N, 3, H, W)
         The ranges of the integers come from random coalitions of these.
-    file : Path
-        Where the network is kept; read if it is there.
+    folder : Path
+        Where the network is kept, in a file for each surrogate; read if it is there.
     """
 
-    def __init__(self, surrogate: nn.Module, images: Tensor, file: Path) -> None:
+    def __init__(self, surrogate: nn.Module, images: Tensor, folder: Path) -> None:
         self.surrogate = surrogate.eval()
         core = openvino.Core()
+        file = folder / f"int8-{fingerprint(surrogate).replace(':', '-')}.xml"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            openvino.save_model(self._quantised(images), file)
+            new = folder / "int8-new.xml"
+            openvino.save_model(self._quantised(images), new)
+            for suffix in (".bin", ".xml"):
+                new.with_suffix(suffix).replace(file.with_suffix(suffix))
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -118,13 +118,13 @@ def main() -> None:
         classifier, surrogate, first = stages(a, training, common)
     if a.stop_after in ("classifier", "surrogate", "first"):
         return
-    # Two more copies and their mirror images, and a game in place of values.
+    # Further copies, fewer pairs of each, and a game beside values.
     copies = Photographs(training, 4, a.first_copy)
     evaluate = None
     if a.int8:
         from int8 import Int8
 
-        evaluate = Int8(surrogate, training[:300].float() / 255, a.out / "surrogate_int8.xml")
+        evaluate = Int8(surrogate, training[:300].float() / 255, a.out)
     network = train_explainer(
         surrogate,
         copies,
@@ -209,15 +209,12 @@ def ship(a, classifier, network, validation, test_images, test_labels, classes) 
             for suffix in (".safetensors", ".json"):
                 shutil.copy(cifar10_path(name).with_suffix(suffix), folder)
         start = recipe_of(load_card(cifar10_path()))
-        start["curve"] = load_card(cifar10_path())["curve"]
     else:
         ship_models(a, classifier, network.surrogate.model, about, test_images, test_labels)
         start = recipe_of(load_card(a.out / "explainer" / "explainer.safetensors"))
         start["curve"] = curve_of(a.out / "explainer")
-    if a.int8:
-        about["command"] += " --int8"
-    if a.float32:
-        about["command"] += " --float32"
+    about["command"] += f" --second-epochs {a.second_epochs} --first-copy {a.first_copy}"
+    about["command"] += a.int8 * " --int8" + a.float32 * " --float32"
     card = {**about, **recipe_of(load_card(a.out / "more" / "explainer.safetensors"))}
     card["started_from"] = start
     kept = {"surrogate": folder / "surrogate.safetensors", "dtype": torch.float16}
@@ -267,7 +264,8 @@ def ship_models(a, classifier, surrogate, about, test_images, test_labels) -> No
 
 def recipe_of(card: dict) -> dict:
     """How a network was trained."""
-    return {k: card[k] for k in ("recipe", "training_images", "validation")}
+    kept = ("recipe", "training_images", "validation", "curve", "started_from")
+    return {k: card[k] for k in kept if k in card}
 
 
 def curve_of(run: Path) -> list[dict[str, float]]:

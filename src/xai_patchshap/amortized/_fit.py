@@ -47,7 +47,7 @@ class _Alone:
         self.device, self._dtype = device, autocast
         # Half precision underflows without a scale; bfloat16 has the range of float32.
         scaled = autocast == torch.float16 and device.type == "cuda"
-        self._scaler = torch.amp.GradScaler(enabled=scaled)
+        self.scaler = torch.amp.GradScaler(enabled=scaled)
 
     def prepare(self, *parts: Any) -> tuple[Any, ...]:
         return parts
@@ -61,16 +61,16 @@ class _Alone:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        scaled: Any = self._scaler.scale(loss)
+        scaled: Any = self.scaler.scale(loss)
         scaled.backward()
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: float
     ) -> None:
-        self._scaler.unscale_(optimizer)
+        self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters, clip)
-        self._scaler.step(optimizer)
-        self._scaler.update()
+        self.scaler.step(optimizer)
+        self.scaler.update()
 
     def wait_for_everyone(self) -> None:
         pass
@@ -89,6 +89,7 @@ def fit(
     weights: Callable[[], dict[str, Tensor]],
     seed: int,
     name: str,
+    trained_before: bool = False,
     accelerator: Any = None,
     progress: bool = True,
 ) -> Fitted:
@@ -105,6 +106,8 @@ def fit(
         All that the result depends on; a folder with the state of other settings is refused.
     weights : callable
         The weights to keep, of the trained module as it is.
+    trained_before : bool
+        Whether the weights it comes with may be the best ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     n = len(dataset)
@@ -124,11 +127,14 @@ def fit(
         lr=schedule.learning_rate,
     )
     run = accelerator or _Alone(parameters[0].device, schedule.autocast)
+    scaler = run.scaler  # of gradients in half precision
     state_file = folder / "state.pt"
     state = _load_state(state_file, settings)
     if state is not None:
         trained.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
     history: list[dict[str, float]] = [] if state is None else state["history"]
     best: dict[str, Any] = {"score": math.inf, "weights": {}} if state is None else state["best"]
     step = 0 if state is None else int(state["step"])
@@ -141,8 +147,20 @@ def fit(
         disable=not (progress and run.is_main_process),
         mininterval=1.0,
     )
-    trained.train()
     plain = _plain_attention(trained)
+
+    def better(than: float) -> tuple[float, dict[str, Any]]:
+        """The score now, and score and weights if it is the best."""
+        trained.eval()
+        with torch.no_grad():
+            score = validate()
+        trained.train()
+        kept = {k: v.detach().clone() for k, v in weights().items()} if score < than else {}
+        return score, {"score": score, "weights": kept} if score < than else {}
+
+    if trained_before and state is None:
+        best = better(math.inf)[1]
+    trained.train()
     for indices, images in batches(dataset, batch, seed, step, steps, schedule.workers):
         for group in prepared.param_groups:
             group["lr"] = schedule.rate(step, steps)
@@ -168,10 +186,8 @@ def fit(
         step += 1
         bar.update()
         if step % every == 0 or step == steps:
-            trained.eval()
-            with torch.no_grad():
-                score = validate()
-            trained.train()
+            score, found = better(best["score"])
+            best = found or best
             history.append(
                 {
                     "step": step,
@@ -182,11 +198,6 @@ def fit(
             )
             total = 0.0
             bar.set_postfix(loss=f"{history[-1]['loss']:.4g}", score=f"{score:.4g}")
-            if score < best["score"]:
-                best = {
-                    "score": score,
-                    "weights": {k: v.detach().clone() for k, v in weights().items()},
-                }
         if (step % schedule.save_every == 0 or step == steps) and run.is_main_process:
             _save_state(
                 state_file,
@@ -197,6 +208,7 @@ def fit(
                     "best": best,
                     "history": history,
                     "total": total,
+                    "scaler": {} if scaler is None else scaler.state_dict(),
                     "settings": settings,
                 },
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,14 @@ class Table:
                 write_atomically(file, buffer.getvalue())
         if accelerator is not None:
             accelerator.wait_for_everyone()
-        self._chunks = [
-            {name: np.load(file, mmap_mode="r") for name, file in zip(names, fs, strict=True)}
-            for fs in files.values()
-        ]
+        self._files = [dict(zip(names, fs, strict=True)) for fs in files.values()]
+        # A mapped file holds a descriptor, of which a process may have some thousand.
+        self._mapped = lru_cache(maxsize=512)(partial(np.load, mmap_mode="r"))
 
     def rows(self, indices: NDArray[np.int64]) -> Arrays:
         """The rows of some indices, as arrays (len(indices), ...) by name."""
         places = [divmod(int(i), self.chunk) for i in indices]
         return {
-            name: np.stack([self._chunks[c][name][row] for c, row in places])
-            for name in self._chunks[0]
+            name: np.stack([self._mapped(self._files[c][name])[row] for c, row in places])
+            for name in self._files[0]
         }

@@ -14,19 +14,17 @@ from torch import Tensor, nn
 from ..errors import bad
 from ._data import images_of
 from ._fit import Fitted, fit
+from ._kept import Arguments, Numbers, elsewhere, predicted, with_tokens
 from ._schedule import Schedule, as_settings, precision
 from ._table import Table
 from .checkpoints import save_explainer, save_surrogate
 from .network import Architecture, ShapleyViT
 from .objectives import game_loss, kernel_pairs, regression_loss, unbiased_values
-from .predicted_game import Prediction
 from .surrogate import fingerprint
 
 __all__ = ["OBJECTIVES", "train_explainer"]
 
 OBJECTIVES = ("fastshap", "regression")
-
-_Arguments = Callable[[Tensor, Tensor, torch.Generator], tuple[Any, ...]]
 
 _VALIDATION_PAIRS = 64
 _VALIDATION_SEED = 2**31
@@ -88,13 +86,15 @@ def train_explainer(
         coalitions, and ``"values"`` for ``"regression"``, whose labels are no coalitions.
     evaluate : callable, optional
         A faster copy of the surrogate, compiled or quantised: from images (B, C, H, W) and
-        coalitions, bool (B, m, n), to logits (B, m, K). For values that are kept on disk;
-        validation is by the surrogate itself.
+        coalitions, bool (B, m, n), to logits (B, m, K), up to 128 images at once. For values
+        that are kept on disk; validation is by the surrogate itself.
     keep_tokens : bool
         Keep what the frozen blocks make of each image on disk, in half precision, and save
-        every epoch that pass: 2 (taps + 1) (tokens) (width) bytes for each image.
+        every epoch that pass: 2 (taps + 1) (tokens) (width) bytes for each image. With
+        ``fresh=False`` or ``"regression"``.
     start : ShapleyViT, optional
         A trained network whose weights to begin with; see :meth:`ShapleyViT.begin_from`.
+        They are kept if training makes none that are better.
     schedule : Schedule, optional
     architecture : Architecture, optional
         How to build the surrogate, for its card.
@@ -162,6 +162,7 @@ def train_explainer(
         "weights": fingerprint(surrogate),
         "first": fingerprint(images_of(dataset, [0])),
         "probability": probability,
+        "autocast": str(schedule.autocast),
         "seed": seed,
     }
     common = {"accelerator": accelerator, "progress": progress}
@@ -176,7 +177,7 @@ def train_explainer(
         if evaluate is None:
             odd = pairs_of(images, halves).cpu()
         else:
-            both = network.link(evaluate(images, torch.cat([halves, ~halves], 1)).cpu().float())
+            both = network.link(elsewhere(evaluate, network, images, halves))
             odd = both[:, :n_pairs] - both[:, n_pairs:]
         if objective == "fastshap":
             return {"halves": np.packbits(halves.numpy(), axis=2), "odd": odd.numpy()}
@@ -187,9 +188,9 @@ def train_explainer(
 
     key = {**described, "n_pairs": n_pairs, "objective": objective}
     if evaluate is not None:
-        key["evaluated"] = "elsewhere"
+        key["evaluate"] = _name_of(evaluate)
     loss: nn.Module
-    arguments: _Arguments
+    arguments: Arguments
     if objective == "regression":
         labels = Table(
             folder / "labels", len(dataset), computed, ["labels"], key, title="labels", **common
@@ -208,7 +209,7 @@ def train_explainer(
             sizes = kernel_pairs(1, n_pairs, n_players, generator).sum(-1)[0]
             ranks = torch.rand(len(images), n_pairs, n_players, generator=generator)
             halves = ranks.argsort(-1).argsort(-1) < sizes[:, None]
-            return images, halves
+            return images, halves, None, _seed(generator)
 
         arguments = drawn
     else:
@@ -218,15 +219,15 @@ def train_explainer(
         )  # fmt: skip
         loss = _LeastSquares(network)
 
-        def kept(indices: Tensor, images: Tensor, _: torch.Generator) -> tuple[Any, ...]:
+        def kept(indices: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
             rows = pairs.rows(indices.numpy())
-            halves = np.unpackbits(rows["halves"], axis=2, count=n_players)
-            return images, torch.from_numpy(halves).bool(), torch.from_numpy(rows["odd"])
+            halves = torch.from_numpy(np.unpackbits(rows["halves"], axis=2, count=n_players))
+            return images, halves.bool(), torch.from_numpy(rows["odd"]), _seed(generator)
 
         arguments = kept
 
     if keep_tokens:
-        arguments = _with_tokens(arguments, network, dataset, folder, described, schedule, common)
+        arguments = with_tokens(arguments, network, dataset, folder, described, schedule, common)
 
     held_out = images_of(validation, range(len(validation)))
     held_halves = kernel_pairs(
@@ -266,12 +267,14 @@ def train_explainer(
     }
     if keep_tokens:
         recipe["keep_tokens"] = True
+    if evaluate is not None:
+        recipe["evaluate"] = _name_of(evaluate)
     if start is not None:
         recipe["start"] = fingerprint(start.trained())
     fitted: Fitted = fit(
         loss,
         network.trained(),
-        dataset,
+        Numbers(len(dataset)) if keep_tokens else dataset,
         validate,
         folder,
         {**described, **recipe},
@@ -280,6 +283,7 @@ def train_explainer(
         weights=network.trained_state,
         seed=seed,
         name="explainer",
+        trained_before=start is not None,
         **common,
     )
     surrogate_state = {k: v for k, v in network.state_dict().items() if k.startswith("surrogate.")}
@@ -309,15 +313,15 @@ class _LeastSquares(nn.Module):
         self.network = network
 
     def forward(
-        self, images: Tensor, halves: Tensor, odd: Tensor | None = None, *kept: Tensor
+        self, images: Tensor, halves: Tensor, odd: Tensor | None, seed: int, *kept: Tensor
     ) -> Tensor:
         if odd is None:
             with torch.no_grad():
                 odd = self.network.odd_values(images, halves)
-        prediction = _predicted(self.network, images, kept)
+        prediction = predicted(self.network, images, kept)
         if prediction.game is None:
             return regression_loss(prediction.values(), halves, odd)
-        return game_loss(prediction, halves, odd)
+        return game_loss(prediction, halves, odd, seed)
 
 
 class _Distance(nn.Module):
@@ -328,49 +332,16 @@ class _Distance(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor, labels: Tensor, *kept: Tensor) -> Tensor:
-        values = _predicted(self.network, images, kept).values()
+        values = predicted(self.network, images, kept).values()
         return (values - labels).square().sum((1, 2)).mean()
 
 
-def _predicted(network: ShapleyViT, images: Tensor, kept: Sequence[Tensor]) -> Prediction:
-    """The prediction for images, of which tokens and logits may be known already."""
-    if not kept:
-        return network.predict(images)
-    tokens, logits = kept
-    return network.predict_from(tokens.float().unbind(1), logits)
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
-def _with_tokens(
-    arguments: _Arguments,
-    network: ShapleyViT,
-    dataset: Any,
-    folder: Path,
-    described: dict[str, Any],
-    schedule: Schedule,
-    common: dict[str, Any],
-) -> _Arguments:
-    """The same arguments, and behind them what the frozen blocks make of the images."""
-    device = network.null.device
-
-    def passed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        found = []
-        for some in np.array_split(indices, -(-len(indices) // 128)):
-            with torch.no_grad(), precision(device, schedule.autocast):
-                tokens, logits = network.shared(images_of(dataset, some, device))
-            found.append((torch.stack(tokens, 1).half().cpu(), logits.cpu()))
-        columns = zip(names, zip(*found, strict=True), strict=True)
-        return {name: torch.cat(parts).numpy() for name, parts in columns}
-
-    key = {**described, "n_frozen": network.n_frozen, "taps": network.taps}
-    names = ["tokens", "logits"]
-    table = Table(folder / "tokens", len(dataset), passed, names, key, title="tokens", **common)
-
-    def extended(indices: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        rows = table.rows(indices.numpy())
-        kept = [torch.from_numpy(rows[name]) for name in names]
-        return *arguments(indices, images, generator), *kept
-
-    return extended
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator))
 
 
 def _generator(seed: int, place: int) -> torch.Generator:

@@ -235,7 +235,7 @@ class ShapleyViT(nn.Module):
         """Take over the weights of a network that is trained already.
 
         Where that one predicts values and this one a game, or has fewer taps, this one's
-        first predictions are that one's last.
+        first predictions are that one's last, if both have the same surrogate.
 
         Raises
         ------
@@ -243,6 +243,8 @@ class ShapleyViT(nn.Module):
             If it has other blocks, another width or other outputs, or reads or predicts what
             this one does not.
         """
+        if not isinstance(other, ShapleyViT):
+            raise bad("start", type(other).__name__, "a ShapleyViT", "load_explainer reads one.")
         mine, given = (
             {
                 "n_frozen": n.n_frozen,
@@ -250,7 +252,8 @@ class ShapleyViT(nn.Module):
                 "probability": n.probability,
                 "grid": n.grid,
                 "n_outputs": n.n_outputs,
-                "width": n.norm.normalized_shape[0],
+                "heads": [_heads(block) for block in n.blocks],
+                "weights of its blocks": sum(p.numel() for p in n.blocks.parameters()),
             }
             for n in (self, other)
         )
@@ -355,6 +358,10 @@ class _Mass(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.log = nn.Parameter(torch.ones(()))
+
+
+def _heads(block: Any) -> int:
+    return int(block.attn.num_heads)
 
 
 def _fresh(block: nn.Module) -> nn.Module:

@@ -102,7 +102,7 @@ def regression_loss(values: Tensor, halves: Tensor, odd: Tensor) -> Tensor:
         return (predicted - odd).square().sum(-1).mean()
 
 
-def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor) -> Tensor:
+def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor, seed: int) -> Tensor:
     r"""Least squares for a predicted game, and :func:`regression_loss` with less noise.
 
     The game is fitted to the pairs themselves. Its own part of their values is then replaced by
@@ -116,6 +116,8 @@ def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor) -> Tensor:
         With a game.
     halves, odd
         As for :func:`regression_loss`.
+    seed : int
+        Of the random coalitions; another one in each step.
 
     Returns
     -------
@@ -126,8 +128,6 @@ def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor) -> Tensor:
     assert game is not None
     own = game.values(halves) - game.values(~halves)
     misfit: Tensor = (own - odd).square().sum(-1).mean()
-    # A step of training has seeded torch's own generator.
-    seed = int(torch.randint(2**62, ()))
     shapley = game.shapley_values(_SIZES, 1, torch.Generator().manual_seed(seed))
     signs = 2 * halves.to(own.dtype) - 1
     less_noisy = odd - own.detach() + torch.einsum("bmn,bnk->bmk", signs, shapley)

@@ -100,7 +100,15 @@ class PredictedGame:
     def shapley_values(
         self, n_sizes: int = 64, n_orders: int = 8, generator: torch.Generator | None = None
     ) -> Tensor:
-        r"""Shapley values (B, n, K), unbiased; they sum to what they should exactly.
+        """The values of :meth:`estimate`, without their errors."""
+        return self.estimate(n_sizes, n_orders, generator)[0]
+
+    def estimate(
+        self, n_sizes: int = 64, n_orders: int = 8, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Shapley values (B, n, K), unbiased, and their standard errors.
+
+        The values sum to what they should exactly.
 
         :math:`\phi_i` is the mean, over sizes 0 to n - 1 and the coalitions of that size
         without i, of what i adds. Of random orders, the first patches other than i are such
@@ -111,7 +119,7 @@ class PredictedGame:
         n_sizes : int
             Sizes for each order, one of each stratum; from n on all.
         n_orders : int
-            Random orders, and as many reversed.
+            Random orders, and as many reversed. Errors are those between such couples: 0 of one.
         generator : torch.Generator, optional
             On the CPU; by default one of fixed seed.
         """
@@ -122,17 +130,26 @@ class PredictedGame:
         strata = min(n, n_sizes)
         draws = torch.rand(len(orders), strata, generator=generator)
         sizes = ((torch.arange(strata) + draws) * (n / strata)).long().clamp(max=n - 1)
-        total = torch.zeros_like(self.evidence)
+        mean, spread = torch.zeros_like(self.evidence), torch.zeros_like(self.evidence)
         at_once = max(1, _ENTRIES_AT_ONCE // (strata * self.evidence[0].numel()))
-        with torch.no_grad(), torch.autocast(total.device.type, enabled=False):
-            for order, of_size in zip(orders, sizes[..., None], strict=True):
-                before, after = ((order < of_size + more).to(self.evidence) for more in (0, 1))
-                for start in range(0, len(total), at_once):
-                    some = self[start : start + at_once]
-                    total[start : start + at_once] += some._added(before, after)
-            whole = torch.ones(len(total), 1, n, device=total.device)
+        with torch.no_grad(), torch.autocast(mean.device.type, enabled=False):
+            for couple in range(n_orders):
+                found = torch.zeros_like(mean)
+                for row in (couple, couple + n_orders):
+                    before, after = (
+                        (orders[row] < sizes[row, :, None] + more).to(mean) for more in (0, 1)
+                    )
+                    for start in range(0, len(mean), at_once):
+                        some = self[start : start + at_once]
+                        found[start : start + at_once] += some._added(before, after)
+                found /= 2 * strata
+                step = found - mean
+                mean += step / (couple + 1)
+                spread += step * (found - mean)
+            error = (spread / (n_orders * max(1, n_orders - 1))).sqrt()
+            whole = torch.ones(len(mean), 1, n, device=mean.device)
             gap = self.values(whole)[:, 0] - self.values(0 * whole)[:, 0]
-            return additively_normalised(total / (len(orders) * strata), gap)
+            return additively_normalised(mean, gap), error
 
     def first_order(self) -> Tensor:
         r"""The Shapley values (B, n, K) of weak patches, at the price of a few coalitions.
@@ -216,9 +233,13 @@ class Prediction:
 
     def values(self) -> Tensor:
         """Shapley values (B, n, K); they sum to ``full - null``."""
-        # What fits the game does not follow from the errors of a first order.
-        first = 0.0 if self.game is None else self.game.first_order().detach()
-        return additively_normalised(self.beside + first, self.full - self.null)
+        values = self.beside
+        if self.game is not None:
+            # What fits the game does not follow from the errors of a first order.
+            with torch.no_grad():
+                first = self.game.first_order()
+            values = values + first
+        return additively_normalised(values, self.full - self.null)
 
 
 @lru_cache(maxsize=8)

@@ -312,16 +312,19 @@ class ViTShapleyAmortized(PatchExplainer):
         """Of the first outputs; the others guide a process."""
         if isinstance(estimator, GaussianProcessShap):
             n_guides = values.shape[1] - n_outputs
-            if start.game is None or len(values) <= 2:
+            everything = len(values) == 2 ** len(prior)
+            if start.game is None or len(values) <= 2 or everything:
                 return estimator.estimate(values, prior, n_guides)
-            played, shapley = start.played(len(values)), start.shapley_values()
+            played, (shapley, error) = start.played(len(values)), start.estimate(len(values))
             shapley += (played[1] - played[0] - shapley.sum(axis=0)) / len(shapley)
             left = estimator.estimate(values - played, prior - shapley, n_guides)
-            mean = left.values + shapley[:, :n_outputs]
             return replace(
-                left, values=mean, base_values=values[0, :n_outputs],
+                left,
+                values=left.values + shapley[:, :n_outputs],
+                error_std=np.hypot(left.error_std, error[:, :n_outputs]),
+                base_values=values[0, :n_outputs],
                 full_values=values[1, :n_outputs],
-            )  # fmt: skip
+            )
         values, prior = values[:, :n_outputs], prior[:, :n_outputs]
         if isinstance(estimator, KernelShap):
             return estimator.estimate(values, prior, self.model.ridge)
@@ -401,10 +404,12 @@ class _Start:
         values = self.game.values(torch.from_numpy(shown).to(self.game.mass.device))
         return self._numbers(values)
 
-    def shapley_values(self) -> NDArray[np.float64]:
-        """Its Shapley values (players, K)."""
+    def estimate(self, m: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Its Shapley values (players, K) and their errors, no larger than those of m values."""
         assert self.game is not None
-        return self._numbers(self.game.shapley_values())[self.patches]
+        found = self.game.estimate(n_orders=max(8, m // 16))
+        values, error = (self._numbers(part)[self.patches] for part in found)
+        return values, error
 
     def _numbers(self, of_one: Tensor) -> NDArray[np.float64]:
         return np.asarray(of_one[0].double().cpu())[:, self.outputs]
