@@ -50,7 +50,7 @@ from xai_patchshap.samples import (
 
 N_VALIDATION = 1000  # of the training images, kept apart from all training but the classifier's
 N_CALIBRATION = 50  # of the validation images
-N_HELD_OUT = 60  # test images that the card's scores come from
+N_HELD_OUT = 30  # test images that the card's scores come from
 
 VIT = Architecture(
     "vit_tiny_patch16_224", ARCHITECTURE, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

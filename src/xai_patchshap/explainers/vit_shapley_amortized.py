@@ -405,9 +405,9 @@ class _Start:
         return self._numbers(values)
 
     def estimate(self, m: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Its Shapley values (players, K) and their errors, no larger than those of m values."""
+        """Its Shapley values (players, K) and their errors, the smaller the more values."""
         assert self.game is not None
-        found = self.game.estimate(n_orders=max(8, m // 16))
+        found = self.game.estimate(n_orders=max(8, m // 64))
         values, error = (self._numbers(part)[self.patches] for part in found)
         return values, error
 
