@@ -49,7 +49,7 @@ from xai_patchshap.samples import (
 )
 
 N_VALIDATION = 1000  # of the training images, kept apart from all training but the classifier's
-N_CALIBRATION = 50  # of the validation images
+N_CALIBRATION = 30  # of the validation images
 N_HELD_OUT = 30  # test images that the card's scores come from
 
 VIT = Architecture(
@@ -223,7 +223,7 @@ def ship(a, classifier, network, validation, test_images, test_labels, classes) 
     network = load_explainer(file)  # what users will have
     autocast = None if a.float32 else torch.bfloat16
     some = torch.stack([validation[i] for i in range(N_CALIBRATION)])
-    reference = shapley_values(network, some, 2048, control=True, autocast=autocast)
+    reference = shapley_values(network, some, 1024, control=True, autocast=autocast)
     calibrated = calibrate(network, some, reference=reference, autocast=autocast)
     scores = score_of(network, test_images[:N_HELD_OUT].float() / 255, autocast)
     print(json.dumps({"calibration": calibrated, "scores": scores}, indent=1))

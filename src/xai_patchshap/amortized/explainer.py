@@ -63,7 +63,8 @@ def train_explainer(
     dataset, validation : torch.utils.data.Dataset
         Items are images (C, H, W), alone or before a label. The same index must always give
         the same image. Of the validation images, the values of 64 fixed pairs of coalitions
-        are predicted; the weights that do so best are kept.
+        are predicted, by the Shapley values and by the game, if there is one; the weights that
+        do so best are kept, by the sum of what both leave unexplained.
     out : path
         Folder of the run: ``explainer.safetensors``, ``surrogate.safetensors`` and their
         cards in the end; ``state.pt``, ``log.csv`` and tables of values on the way. A run
@@ -245,14 +246,23 @@ def train_explainer(
     )  # fmt: skip
     held_odd = torch.from_numpy(held.rows(np.arange(len(held_out)))["odd"])
 
-    def validate() -> float:
-        """Share of the variance of the pairs that is not explained."""
-        error = 0.0
+    def unexplained() -> dict[str, float]:
+        """Shares of the variance of the pairs that values, and a game, do not explain."""
+        errors: dict[str, float] = {}
+        whole = float(held_odd.square().sum(-1).mean() * len(held_out))
         for rows in torch.split(torch.arange(len(held_out)), 64):
-            values = network(held_out[rows].to(device))[0]
-            of_pairs = held_halves[rows].to(device), held_odd[rows].to(device)
-            error += regression_loss(values, *of_pairs).item() * len(rows)
-        return error / float(held_odd.square().sum(-1).mean() * len(held_out))
+            prediction = network.predict(held_out[rows].to(device))
+            halves, odd = held_halves[rows].to(device), held_odd[rows].to(device)
+            found = {"unexplained": regression_loss(prediction.values(), halves, odd)}
+            if (game := prediction.game) is not None:
+                left = game.values(halves) - game.values(~halves) - odd
+                found["unexplained_by_game"] = left.square().sum(-1).mean()
+            for name, error in found.items():
+                errors[name] = errors.get(name, 0.0) + error.item() * len(rows) / whole
+        return errors
+
+    def validate() -> float:
+        return sum(unexplained().values())
 
     recipe = {
         **as_settings(schedule),
@@ -288,6 +298,9 @@ def train_explainer(
     )
     surrogate_state = {k: v for k, v in network.state_dict().items() if k.startswith("surrogate.")}
     network.load_state_dict({**surrogate_state, **fitted.weights})
+    network.eval()
+    with torch.no_grad():
+        scores = unexplained()
     if accelerator is None or accelerator.is_main_process:
         file = folder / "surrogate.safetensors"
         save_surrogate(network.surrogate.model, file, architecture=architecture)
@@ -298,7 +311,7 @@ def train_explainer(
             card={
                 "recipe": recipe,
                 "training_images": len(dataset),
-                "validation": {"images": len(held_out), "unexplained": fitted.score},
+                "validation": {"images": len(held_out), **scores},
                 **(card or {}),
             },
         )
