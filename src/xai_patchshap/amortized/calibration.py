@@ -18,7 +18,7 @@ __all__ = ["calibrate", "explained_variance", "per_image_correlation", "shapley_
 
 Floats = NDArray[np.float64]
 
-_ORDERS = 256  # of a predicted game, and as many reversed
+_ORDERS = 64  # of a predicted game, and as many reversed
 _RIDGES = np.logspace(0, 4, 33)
 
 
@@ -42,7 +42,7 @@ def shapley_values(
         For each image; the estimates of a sequence share their first coalitions.
     control : bool
         Use the game that the network predicts as a control variate: KernelSHAP is left with
-        what that game does not explain, and the game's own Shapley values are added, from 512
+        what that game does not explain, and the game's own Shapley values are added, from 128
         random orders. As unbiased as without, however wrong the game, and less noisy the better
         it is.
     seed : int
