@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-import matplotlib
 import numpy as np
 import pytest
-
-matplotlib.use("Agg")
 
 
 def orders_of(children, n):

@@ -32,15 +32,6 @@ SMALL = {"n_reference": 400, "kernel_budgets": (20, 60), "n_samples": 30, "progr
 SCORES = ("r2", "correlation", "insertion", "deletion", "sensitivity_n", "faithfulness")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # The models are tiny: threads would only wait for each other.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny_vit(seed=0, **options):
     """A transformer of 4x4 patches whose outputs depend on its patches."""
     options = {
