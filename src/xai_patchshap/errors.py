@@ -7,6 +7,8 @@ Every message says what came, what was expected, and how to mend it; the helper
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,3 +41,12 @@ def check_amount(what: str, value: Any, limit: float = math.inf) -> None:
     if not number or not 0 <= float(value) < limit:
         below = "" if limit == math.inf else f" and less than {limit:g}"
         raise bad(what, repr(value), f"a number of at least 0{below}")
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn of a doubtful request, at the line of the user's own code that made it."""
+    own = ("xai_patchshap.", "captum.", "shap.")
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(own):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +12,7 @@ import shap
 import torch
 from numpy.typing import NDArray
 
-from ..errors import bad
+from ..errors import bad, warn
 from ..estimators import Estimate
 from ..game import Game
 from ..masking import PatchMasker
@@ -142,11 +140,10 @@ class Runner:
             if game.progress is not None:
                 game.progress.close()
         if game.interrupted:
-            warnings.warn(
+            warn(
                 f"Interrupted after {game.evaluations.min()} evaluations of each input; the "
                 "result rests on these.",
                 RuntimeWarning,
-                stacklevel=_callers_level(),
             )
         seconds = time.perf_counter() - started
         self.last_run = Run(
@@ -168,12 +165,3 @@ class Runner:
                 f"a whole number of at least {least} evaluations",
                 "The full image and the empty one (once for each background) are always needed.",
             )
-
-
-def _callers_level() -> int:
-    """Level of a warning's stack at which the user's own code stands."""
-    own = ("xai_patchshap.", "captum.", "shap.")
-    level, frame = 2, sys._getframe(2)
-    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(own):
-        level, frame = level + 1, frame.f_back
-    return level
