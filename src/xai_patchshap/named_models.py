@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import os
+import stat
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from .errors import PatchShapError, bad
@@ -83,19 +86,11 @@ class NamedModel:
                 "an array in its own units",
                 "OnnxModel(..., std=1 / 255) takes photographs, and then arrays in [0, 1].",
             )
-        upright = ImageOps.exif_transpose(image)  # cameras note how they were held
-        image = _in_mode(upright, _MODES[self.channels])
+        if not image.width or not image.height:
+            raise bad("image", f"{image.width} x {image.height} pixels", "at least one pixel")
+        image = _in_mode(_upright(image), _MODES[self.channels])
         height, width = (zoom * side for side in self.size)
-        scale = max(height / image.height, width / image.width) / self.crop
-        resized = image.resize(
-            (
-                max(width, round(image.width * scale)),
-                max(height, round(image.height * scale)),
-            ),
-            Image.Resampling.BICUBIC,
-        )
-        left, top = (resized.width - width) // 2, (resized.height - height) // 2
-        crop = resized.crop((left, top, left + width, top + height))
+        crop = _resized_centre(image, height, width, self.crop)
         pixels = np.array(crop).reshape(height, width, self.channels)
         return torch.tensor(pixels).permute(2, 0, 1).float() / 255
 
@@ -137,6 +132,18 @@ _NAMES = (
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
 # PIL's names for images of so many channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# A photograph is resized as a whole if that is no larger than this many times its centre.
+_ROOMY = 16
+# What sets a photograph upright, by its orientation in EXIF.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -148,10 +155,45 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         If it is no readable image.
     """
     try:
-        with Image.open(path) as image:
-            return image.copy()
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError("no regular file")
+        with warnings.catch_warnings():
+            # Pillow refuses what is dangerously large, and only warns of half of that.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.copy()
     except Exception as error:  # each decoder has errors of its own
         raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The photograph as the camera was held; as it is stored, if its EXIF data are damaged."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of many kinds
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _resized_centre(image: Image.Image, height: int, width: int, share: float) -> Image.Image:
+    """Resize to the ``share``-th part of height or width, and cut out the centre."""
+    scale = max(height / image.height, width / image.width) / share
+    whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    cut = left, top, left + width, top + height
+    if whole[0] * whole[1] <= _ROOMY * width * height:
+        return image.resize(whole, Image.Resampling.BICUBIC).crop(cut)
+    # A long strip of pixels: what is cut off is never resized. PIL keeps places in single
+    # precision, so they are counted from a first, coarse cut.
+    scales = (image.width / whole[0], image.height / whole[1]) * 2
+    box = [place * scale for place, scale in zip(cut, scales, strict=True)]
+    margin = [3 + 2 * (box[2] - box[0]), 3 + 2 * (box[3] - box[1])]
+    x, y = (max(0, math.floor(box[i] - margin[i])) for i in (0, 1))
+    right = min(image.width, math.ceil(box[2] + margin[0]))
+    bottom = min(image.height, math.ceil(box[3] + margin[1]))
+    inside = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
+    coarse = image.crop((x, y, right, bottom))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC, box=inside)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
