@@ -92,7 +92,10 @@ def test_interruption_keeps_what_is_finished():
         (lambda x: x[:2], r"output of shape \(2, 4\) for a batch of 3"),
         (lambda x: x[:, None], r"output of shape \(3, 1, 4\)"),
         (lambda x: x[:, :0], r"output of shape \(3, 0\)"),
-        (lambda x: x * float("nan"), "model: got NaN or infinite outputs; expected finite numbers"),
+        (
+            lambda x: x * float("nan"),
+            "model: got NaN or infinite outputs for the whole image; expected finite numbers",
+        ),
     ],
 )
 def test_what_the_model_returns_is_checked_at_once(output, message):
@@ -113,7 +116,9 @@ def test_a_changing_number_of_outputs_and_a_bad_batch_size():
     game.full_values()
     with pytest.raises(PatchShapError, match="model: got 3 outputs; expected 2 as before"):
         game.full_values()
-    with pytest.raises(PatchShapError, match="batch size: got 0; expected at least 1"):
+    with pytest.raises(
+        PatchShapError, match="batch size: got 0; expected a whole number of at least 1"
+    ):
         Game(forward, bound(), 0)
 
 

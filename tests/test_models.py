@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -101,10 +102,16 @@ def test_autocast_runs_in_the_chosen_precision():
 
 
 def test_a_callable_gets_arrays_or_tensors_as_told():
-    kinds = []
-    for numpy_io in (True, False):
-        BatchModel(lambda x: kinds.append(type(x).__name__), numpy_io=numpy_io)((torch.rand(1, 3),))
-    assert kinds == ["ndarray", "Tensor"]
+    given = []
+
+    def model(x):
+        given.append(x)
+        return 0.0
+
+    for hands in (np.dtype("f4"), np.dtype("u2"), torch.uint16, None):
+        BatchModel(model, hands=hands)((torch.ones(1, 3),))
+    assert [type(x).__name__ for x in given] == ["ndarray", "ndarray", "Tensor", "Tensor"]
+    assert [x.dtype for x in given] == [np.float32, np.uint16, torch.uint16, torch.float32]
 
 
 def test_what_is_not_callable_is_refused():

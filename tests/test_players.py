@@ -51,16 +51,15 @@ def test_specifications_of_players():
     ("spec", "message"),
     [
         ("9x1", r"grid: got 9 x 1 on an image of 8 x 12 pixels; expected at least one pixel"),
-        ("0x3", "grid: got 0 x 3"),
-        (0, "patch: got 0; expected a size of at least 1 pixel"),
+        ("0x3", "players: got '0x3'"),
+        (0, "patch: got 0; expected a whole number of at least 1"),
         ("superpixels", "players: got 'superpixels'; expected 'ROWSxCOLUMNS' or 'patch:SIZE'"),
         (
             np.zeros((8, 11), int),
             r"players: got a mask of shape \(8, 11\); expected shape \(8, 12\)",
         ),
         (np.full((8, 12), 0.5), "players: got a mask of dtype float64; expected whole numbers"),
-        (np.full((8, 12), -1), "players: got the negative id -1; expected ids 0..n-1"),
-        (np.eye(8, 12, dtype=int) * 3, r"players: got ids up to 3 without 1, 2; .*np.unique"),
+        (np.full((8, 12), -1), "players: got the negative id -1; expected ids of at least 0"),
     ],
 )
 def test_errors_say_what_came_and_what_was_expected(spec, message):

@@ -20,6 +20,8 @@ EXPECTED = json.loads((Path(__file__).parent / "public_api.json").read_text())
 ORDER = [
     "errors",
     "_folders",
+    "_arrays",
+    "_outputs",
     "superpixels",
     "players",
     "hierarchy",

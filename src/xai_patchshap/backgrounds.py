@@ -9,7 +9,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from .errors import PatchShapError, bad
+from ._arrays import as_array
+from .errors import PatchShapError, bad, warn
 
 __all__ = ["Layout", "background_tensor"]
 
@@ -41,6 +42,7 @@ def background_tensor(spec: Any, x: Tensor, layout: Layout | None, seed: int = 0
     Tensor of shape (S, N or 1, ...)
         In the dtype and on the device of ``x``; rounded for integers.
     """
+    spec = _array_of(spec)
     if isinstance(spec, np.ndarray | Tensor) and spec.ndim == x.dim() and len(spec) != 1:
         spec = list(spec)
     specs = spec if isinstance(spec, list) else [spec]
@@ -58,11 +60,7 @@ def background_tensor(spec: Any, x: Tensor, layout: Layout | None, seed: int = 0
 def _given(spec: Any, x: Tensor, layout: Layout | None) -> Tensor:
     """A number, a colour or an image, (1, ...)."""
     shape = tuple(x.shape[1:])
-    try:
-        array = spec.detach().cpu() if isinstance(spec, Tensor) else spec
-        made = torch.tensor(np.asarray(array, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise bad("background", repr(spec), "numbers", _HOW) from None
+    made = _numbers(spec)
     if not torch.isfinite(made).all():
         raise bad("background", "NaN or infinite numbers", "finite numbers")
     if made.dim() == x.dim() and len(made) == 1:
@@ -91,28 +89,89 @@ def _generated(spec: str, x: Tensor, layout: Layout | None, seed: int) -> Tensor
             f"background: {spec!r} is made from an image, got inputs of shape {tuple(x.shape)}; "
             "expected (N, C, H, W) or (N, H, W, C). Give a number or an array instead."
         )
-    name, _, argument = spec.partition(":")
-    if spec == "drop":
+    name = _name(spec)
+    if name == "drop":
         if not x.is_floating_point():
             raise bad("background", f"'drop' for images of {x.dtype}", "floating-point images")
         return torch.full((1, *x.shape[1:]), torch.nan, dtype=torch.double)
     x = x.detach().double().cpu()
     space = (2, 3) if layout == "NCHW" else (1, 2)
-    if name == "mean" and not argument:
+    if name == "mean":
         return x.mean(dim=space, keepdim=True).expand_as(x)
     if name == "blur":
-        try:
-            sigma = float(argument) if argument else min(x.shape[d] for d in space) / 10
-        except ValueError:
-            sigma = -1.0
-        if not 0 < sigma < np.inf:
-            raise bad("background", repr(spec), "'blur:SIGMA' with a positive number of pixels")
+        sigma = _sigma(spec) or min(x.shape[d] for d in space) / 10
+        most = 10 * max(x.shape[d] for d in space)
+        if sigma > most:
+            raise bad(
+                "background",
+                repr(spec),
+                f"at most {most} pixels, ten times the image's longer side",
+            )
         sigmas = tuple(sigma if d in space else 0.0 for d in range(4))
         return torch.from_numpy(gaussian_filter(x.numpy(), sigmas, mode="nearest"))
-    if name == "noise" and not argument:
-        rng = torch.Generator().manual_seed(seed)
-        # The same noise for every image, so that an image does not depend on its batch.
-        noise = torch.randn(x.shape[1:], generator=rng, dtype=x.dtype)
-        deviation = x.std(dim=space, keepdim=True, correction=0)
-        return x.mean(dim=space, keepdim=True) + deviation * noise
-    raise bad("background", repr(spec), "'mean', 'blur', 'blur:SIGMA', 'noise' or 'drop'", _HOW)
+    rng = torch.Generator().manual_seed(seed)
+    # The same noise for every image, so that an image does not depend on its batch.
+    noise = torch.randn(x.shape[1:], generator=rng, dtype=x.dtype)
+    deviation = x.std(dim=space, keepdim=True, correction=0)
+    return x.mean(dim=space, keepdim=True) + deviation * noise
+
+
+def check_background(spec: Any) -> None:
+    """Raise unless ``spec`` is a background for some image; warn of a list of three numbers."""
+    specs = spec if isinstance(spec, list) else [spec]
+    for s in specs:
+        if isinstance(s, str):
+            _name(s)
+        else:
+            _numbers(_array_of(s))
+    if len(specs) == 3 and all(isinstance(s, int | float | np.number) for s in specs):
+        warn(
+            f"background: the list {spec} is a set of three gray backgrounds, over which values "
+            f"are averaged. The colour is the tuple {tuple(spec)}."
+        )
+
+
+def _name(spec: str) -> str:
+    """The name in a background's text, which is checked."""
+    name, colon, _ = spec.partition(":")
+    if name not in ("mean", "blur", "noise", "drop") or (colon and name != "blur"):
+        raise bad("background", repr(spec), "'mean', 'blur', 'blur:SIGMA', 'noise' or 'drop'", _HOW)
+    if colon:
+        _sigma(spec)
+    return name
+
+
+def _sigma(spec: str) -> float:
+    """The number of pixels in 'blur:SIGMA'; 0 for 'blur' alone."""
+    _, colon, argument = spec.partition(":")
+    if not colon:
+        return 0.0
+    try:
+        sigma = float(argument)
+    except ValueError:
+        sigma = -1.0
+    if not 0 < sigma < np.inf:
+        raise bad("background", repr(spec), "'blur:SIGMA' with a positive number of pixels")
+    return sigma
+
+
+def _array_of(spec: Any) -> Any:
+    """The rows of a table as an array; every other background as it came."""
+    if type(spec).__name__ == "DenseData":  # what shap.kmeans and shap.sample's like return
+        raise bad(
+            "background",
+            "a weighted summary, as shap.kmeans makes it",
+            "rows without weights",
+            "Give its centres, background=summary.data, or rows of the data, "
+            "background=shap.sample(data, 20).",
+        )
+    return spec.to_numpy() if hasattr(spec, "to_numpy") else spec
+
+
+def _numbers(spec: Any) -> Tensor:
+    """A background of numbers as a tensor of float64."""
+    try:
+        return torch.tensor(np.array(as_array(spec), dtype=np.float64))
+    except (TypeError, ValueError, RuntimeError):
+        came = repr(spec) if np.ndim(spec) == 0 else f"an object of type {type(spec).__name__}"
+        raise bad("background", came, "numbers", _HOW) from None

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 __all__ = ["PatchShapError"]
 
 
@@ -33,6 +35,15 @@ def rename(error: PatchShapError, names: Mapping[str, str]) -> None:
     """Call the argument that an error is about by the name that its user typed."""
     what, colon, said = str(error).partition(":")
     error.args = (f"{names.get(what, what)}{colon}{said}",)
+
+
+def check_whole(what: str, value: Any, least: int, most: int | None = None, mend: str = "") -> int:
+    """The whole number, or an error unless it lies between ``least`` and ``most``."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        end = "" if most is None else f" and at most {most}"
+        raise bad(what, repr(value), f"a whole number of at least {least}{end}", mend)
+    return int(value)
 
 
 def check_amount(what: str, value: Any, limit: float = math.inf) -> None:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import bad
+from ._outputs import as_scores
+from .errors import PatchShapError, bad, check_whole
 from .masking import CoalitionInputs
 
 __all__ = ["Game"]
@@ -69,8 +70,7 @@ class Game:
         batch_size: int,
         link: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise bad("batch size", batch_size, "at least 1")
+        check_whole("batch size", batch_size, 1)
         self.forward, self.bound, self.batch_size = forward, bound, batch_size
         self.link = link
         self.evaluations = np.zeros(bound.n_examples, dtype=np.int64)
@@ -107,7 +107,10 @@ class Game:
     def given_full_values(self, output: Any) -> NDArray[np.float64]:
         """The same from a forward pass over all examples that has been made already."""
         self.evaluations += 1
-        return self.linked(self._checked(output, self.bound.n_examples))
+        # A copy: the model may write its next output into the same memory.
+        values = as_scores(output).detach().double().cpu().numpy().copy()
+        n = self.bound.n_examples
+        return self.linked(self._checked(values, n, np.full(n, max(self.bound.n_players))))
 
     def evaluate(
         self, coalitions: Mapping[int, NDArray[np.bool_]]
@@ -165,6 +168,7 @@ class Game:
         """Values of all coalitions of ``table``, and how many of them are finished."""
         s = n_backgrounds or self.bound.n_backgrounds
         n_rows = len(examples) * s
+        n_shown = table.sum(axis=1)
         values: NDArray[np.float64] | None = None
         done = 0
         try:
@@ -175,7 +179,7 @@ class Game:
                 inputs = self.bound.rows(
                     example, torch.from_numpy(table[coalition]), torch.from_numpy(rows % s)
                 )
-                out = self._outputs(inputs, example)
+                out = self._outputs(inputs, example, n_shown[coalition])
                 if values is None:
                     values = np.zeros((len(examples), out.shape[1]))
                 if s == 1:
@@ -195,40 +199,52 @@ class Game:
             values = np.zeros((0, width or 0))
         return values, done // s
 
-    def _outputs(self, inputs: tuple[Tensor, ...], examples: Tensor) -> NDArray[np.float64]:
+    def _outputs(
+        self, inputs: tuple[Tensor, ...], examples: Tensor, shown: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Outputs of rows, each with the number of players that it shows."""
         start = time.perf_counter()
-        raw = self.forward(inputs, examples)
-        if isinstance(raw, Tensor):
-            raw = raw.detach().double().cpu().numpy()
+        raw = as_scores(self.forward(inputs, examples)).detach().double().cpu().numpy()
         self.model_seconds += time.perf_counter() - start
-        out = self._checked(raw, len(examples))
+        out = self._checked(raw, len(examples), shown)
         if self.columns is not None:
             out = np.take_along_axis(out, self.columns[examples.numpy()], axis=1)
         return out
 
-    def _checked(self, raw: Any, n_rows: int) -> NDArray[np.float64]:
-        """The model's output as finite float64 (n_rows, K), or an error."""
-        if isinstance(raw, Tensor):
-            raw = raw.detach().double().cpu().numpy()
-        out = np.asarray(raw, dtype=np.float64)
-        self.is_scalar = out.ndim == 1
-        if out.ndim == 1:
-            out = out[:, None]
+    def _checked(
+        self, raw: NDArray[np.float64], n_rows: int, shown: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The model's output as finite numbers (n_rows, K), or an error."""
+        self.is_scalar = raw.ndim == 1
+        out = raw[:, None] if raw.ndim == 1 else raw
         if out.ndim != 2 or len(out) != n_rows or not out.shape[1]:
             raise bad(
                 "model",
-                f"an output of shape {np.shape(raw)} for a batch of {n_rows}",
+                f"an output of shape {raw.shape} for a batch of {n_rows}",
                 f"({n_rows}, K) or ({n_rows},), one row for each input",
-                "Wrap the model in a function that returns one row of scores per image.",
+                "Wrap the model: lambda x: model(x).mean((2, 3)) scores the classes of maps "
+                "(N, K, H, W)."
+                if raw.ndim == 4
+                else "Wrap the model in a function that returns one row of scores per image.",
             )
         if self.n_outputs not in (None, out.shape[1]):
             raise bad("model", f"{out.shape[1]} outputs", f"{self.n_outputs} as before")
         if not np.isfinite(out).all():
-            raise bad(
-                "model",
-                "NaN or infinite outputs",
-                "finite numbers",
-                "Half precision may overflow: try another autocast, or check the inputs' range.",
-            )
+            raise self._not_finite(shown[~np.isfinite(out).all(axis=1)])
         self.n_outputs = out.shape[1]
         return out
+
+    def _not_finite(self, shown: NDArray[np.int64]) -> PatchShapError:
+        """The error for outputs of rows that show so many players."""
+        n = max(self.bound.n_players)
+        if shown.max() == n:
+            where = "for the whole image"
+            mend = "Check the weights and the range of the inputs, or try another autocast."
+        else:
+            where = f"where {n - int(shown.min())} of {n} players are hidden"
+            mend = (
+                "The model cannot take what stands in for them, for example where it divides by "
+                "the deviation of a uniform image. Choose another background, as in "
+                "PatchMasker(background='blur') or 'noise', or baselines=, or try another autocast."
+            )
+        return bad("model", f"NaN or infinite outputs {where}", "finite numbers", mend)

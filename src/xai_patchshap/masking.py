@@ -15,10 +15,18 @@ from scipy.cluster.hierarchy import linkage
 from shap._serializable import Deserializer, Serializer
 from torch import Tensor
 
-from .backgrounds import Layout, background_tensor
-from .errors import PatchShapError, bad
+from ._arrays import as_array, as_tensor
+from .backgrounds import Layout, background_tensor, check_background
+from .errors import PatchShapError, bad, check_whole
 from .hierarchy import axis_tree, bpt_tree
-from .players import Players, PlayersSpec, mask_players, named_segmentation, resolve_players
+from .players import (
+    Players,
+    PlayersSpec,
+    check_players,
+    mask_players,
+    named_segmentation,
+    resolve_players,
+)
 
 __all__ = ["CoalitionInputs", "PatchMasker", "layout_of", "player_means"]
 
@@ -206,6 +214,11 @@ class PatchMasker(shap.maskers.Masker):
         clustering: str | NDArray[np.float64] | None = None,
         seed: int = 0,
     ) -> None:
+        check_players(players)
+        check_background(background)
+        if layout not in ("auto", "NCHW", "NHWC"):
+            raise bad("layout", repr(layout), "'auto', 'NCHW' or 'NHWC'")
+        check_whole("seed", seed, 0, 2**63 - 1)
         self.players = players
         self.background = background
         self.layout = layout
@@ -291,7 +304,11 @@ class PatchMasker(shap.maskers.Masker):
             specs = [as_array(given) if isinstance(given, Tensor) else given]
         if images is None:
             images = as_array(x.permute(0, 2, 3, 1) if layout == "NCHW" else x)
-        return [resolve_players(s, images[i], patch) for i, s in enumerate(specs)]
+        # A function gets a copy: it may write into its image.
+        return [
+            resolve_players(s, images[i].copy() if callable(s) else images[i], patch)
+            for i, s in enumerate(specs)
+        ]
 
     # ----- shap's masker protocol --------------------------------------------------------
 
@@ -306,7 +323,7 @@ class PatchMasker(shap.maskers.Masker):
         return last[2:]
 
     def _bind(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
-        batch = (x.detach() if isinstance(x, Tensor) else torch.tensor(np.asarray(x)))[None]
+        batch = as_tensor(x, "x")[None]
         if isinstance(self.players, np.ndarray | Tensor) and self.players.ndim == 3:
             raise PatchShapError(
                 "players: one mask for each image of a batch does not say which image this is; "
@@ -341,7 +358,10 @@ class PatchMasker(shap.maskers.Masker):
             torch.from_numpy(coalition.copy()).expand(s, -1),
             torch.arange(s),
         )
-        return (rows[0].cpu().numpy(),)
+        masked = as_array(rows[0])
+        return (
+            masked if isinstance(x, Tensor) else masked.astype(np.asarray(x).dtype, copy=False),
+        )
 
     def shape(self, x: NDArray[Any] | Tensor) -> tuple[int, int]:
         """(number of backgrounds, number of players) for the image ``x``."""
@@ -446,11 +466,6 @@ class PatchMasker(shap.maskers.Masker):
             "clustering": self._input_clustering,
             "seed": self.seed,
         }
-
-
-def as_array(x: Any) -> NDArray[Any]:
-    """A tensor or anything like an array as an array, without a copy where that can be."""
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
 def player_means(image: NDArray[Any], players: Players) -> NDArray[np.float64]:

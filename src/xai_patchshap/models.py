@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._outputs import as_scores
 from .errors import bad
 
 __all__ = ["BatchModel", "vit_patch_size"]
@@ -25,18 +28,20 @@ _PRETRAINED = (("transformers.modeling_utils", "PreTrainedModel"),)
 
 
 class BatchModel:
-    """Run a model on batches without leaving a trace on it.
+    """Run a model on batches without leaving a trace on it, nor on what it is given.
 
     A :class:`torch.nn.Module` runs on the device and in the dtype of its first parameter,
     in evaluation mode and without gradients; every submodule's mode is put back
-    afterwards. A callable gets what the user gave: numpy arrays or tensors.
+    afterwards, also where several threads run one module. Every call gets tensors of its own:
+    a model may write into its input.
 
     Parameters
     ----------
     model : torch.nn.Module or callable
         Maps a batch (B, ...) to outputs (B, K) or (B,).
-    numpy_io : bool
-        Hand numpy arrays to a callable that is not a module.
+    hands : numpy.dtype or torch.dtype, optional
+        A callable that is not a module is handed arrays or tensors of this dtype; by default,
+        the tensors as they come.
     autocast : torch.dtype, optional
         Run a module under ``torch.autocast`` in this precision.
     """
@@ -45,7 +50,7 @@ class BatchModel:
         self,
         model: Callable[..., Any],
         *,
-        numpy_io: bool = False,
+        hands: np.dtype[Any] | torch.dtype | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         if not callable(model):
@@ -56,7 +61,7 @@ class BatchModel:
             )
         self.model = model
         self.module = model if isinstance(model, nn.Module) else None
-        self.numpy_io = numpy_io and self.module is None
+        self.hands = hands if self.module is None else None
         if autocast is not None and self.module is None:
             raise bad(
                 "autocast",
@@ -82,7 +87,6 @@ class BatchModel:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Evaluation mode without gradients; what was before comes back at the end."""
-        modes = [(m, m.training) for m in self.module.modules()] if self.module else []
         with ExitStack() as stack:
             # Not inference_mode: a buffer that the model caches in its forward pass would
             # become an inference tensor, and the model could not be trained afterwards.
@@ -90,41 +94,86 @@ class BatchModel:
             if self.autocast is not None:
                 kind = self.device.type if self.device is not None else "cpu"
                 stack.enter_context(torch.autocast(kind, dtype=self.autocast))
-            try:
-                for module, _ in modes:
-                    module.training = False
-                yield
-            finally:
-                for module, mode in modes:
-                    module.training = mode
+            if self.module is not None:
+                stack.enter_context(_evaluating(self.module))
+            yield
 
-    def __call__(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...] = ()) -> Any:
-        """Outputs for one batch, as the model returns them."""
-        if self.numpy_io:
-            return self.model(*(x.numpy() for x in inputs), *extra)
-        inputs = tuple(self._placed(x) for x in inputs)
-        extra = tuple(
-            x.to(self.device) if isinstance(x, Tensor) and self.device is not None else x
-            for x in extra
-        )
+    def __call__(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...] = ()) -> Tensor:
+        """Outputs for one batch, as a tensor of whatever shape."""
+        try:
+            output = self._output(inputs, extra)
+        except Exception as error:
+            given = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
+            error.add_note(f"Raised by the model, which was given {given}.")
+            raise
+        return as_scores(output)
+
+    def _output(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Any:
         if self.memory_format is torch.channels_last:
             try:
-                return self.model(*(_in_format(x, self.memory_format) for x in inputs), *extra)
+                return self.model(*self._copies(inputs), *self._copied(extra))
             except RuntimeError as error:
                 # A model that calls .view() on its activations wants them contiguous.
                 if "stride" not in str(error) and "contiguous" not in str(error):
                     raise
                 self.memory_format = torch.contiguous_format
-        return self.model(*(_in_format(x, self.memory_format) for x in inputs), *extra)
+        return self.model(*self._copies(inputs), *self._copied(extra))
 
-    def _placed(self, x: Tensor) -> Tensor:
-        if self.device is None:
-            return x
-        return x.to(self.device, self.dtype if x.is_floating_point() else None)
+    def _copies(self, inputs: tuple[Tensor, ...]) -> Iterator[Any]:
+        """Each input anew, where and how the model wants it."""
+        for x in inputs:
+            dtype = self.dtype if x.is_floating_point() else None
+            memory = self.memory_format if x.dim() == 4 else torch.contiguous_format
+            if isinstance(self.hands, np.dtype):
+                yield x.numpy().astype(self.hands, order="C")
+            elif self.hands is not None:
+                yield x.to(dtype=self.hands, memory_format=memory, copy=True)
+            else:
+                yield x.to(device=self.device, dtype=dtype, memory_format=memory, copy=True)
+
+    def _copied(self, given: Any) -> Any:
+        """Further arguments with every tensor and array anew, tensors on the model's device."""
+        if isinstance(given, Tensor):
+            return given.detach().to(device=self.device, copy=True)
+        if isinstance(given, np.ndarray):
+            return given.copy()
+        if type(given) in (tuple, list):
+            return type(given)(self._copied(g) for g in given)
+        if type(given) is dict:
+            return {k: self._copied(g) for k, g in given.items()}
+        return given
 
 
-def _in_format(x: Tensor, memory: torch.memory_format) -> Tensor:
-    return x.contiguous(memory_format=memory) if x.dim() == 4 else x
+_lock = threading.Lock()
+# Modules that some thread runs, by id: the module, its own mode, and how many run it.
+_held: dict[int, tuple[nn.Module, bool, int]] = {}
+
+
+@contextmanager
+def _evaluating(root: nn.Module) -> Iterator[None]:
+    """Evaluation mode for all modules under ``root``; the last thread puts the modes back.
+
+    Modes are attributes of modules, whatever explainer holds them: threads that share a module
+    share its record here. A frozen TorchScript module has no mode, and is in none but this.
+    """
+    modules = [m for m in root.modules() if hasattr(m, "training")]
+    with _lock:
+        for m in modules:
+            _, mode, n = _held.get(id(m), (m, m.training, 0))
+            _held[id(m)] = (m, mode, n + 1)
+        # Once all modes are known: a compiled module answers with that of the module inside.
+        for m in modules:
+            m.training = False
+    try:
+        yield
+    finally:
+        with _lock:
+            for m in modules:
+                _, mode, n = _held.pop(id(m))
+                if n > 1:
+                    _held[id(m)] = (m, mode, n - 1)
+                else:
+                    m.training = mode
 
 
 def vit_patch_size(model: object) -> tuple[int, int] | None:

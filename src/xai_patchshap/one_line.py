@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ._arrays import as_array
 from .amortized import ShapleyViT, load_card, load_explainer
 from .dispatch import Explainer
 from .errors import PatchShapError, bad, rename
 from .explainers._shap import Ranked
-from .masking import PatchMasker, as_array, layout_of
+from .masking import PatchMasker, layout_of
 from .named_models import NamedModel, load_model, open_image, outputs_called, prepares_images
 
 __all__ = ["METHODS", "explain_image"]

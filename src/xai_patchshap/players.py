@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import PatchShapError, bad
+from ._arrays import as_array
+from .errors import PatchShapError, bad, check_whole
 from .superpixels import slic
 
 __all__ = ["Players", "PlayersSpec", "grid_players", "mask_players", "resolve_players"]
@@ -67,7 +68,7 @@ def grid_players(
     Parameters
     ----------
     height, width : int
-        Size of the image in pixels.
+        Size of the image in pixels, whole numbers like all sizes here.
     patch : int or (int, int), optional
         Height and width of a patch in pixels. Where it does not divide the image, the
         patches at the right and bottom edges are smaller.
@@ -92,14 +93,11 @@ def grid_players(
     >>> grid_players(224, 224, patch=16).n
     196
     """
-    if height < 1 or width < 1:
-        raise bad("image size", f"{height} x {width}", "at least one pixel")
+    height, width = check_whole("height", height, 1), check_whole("width", width, 1)
     if patch is not None and grid is not None:
         raise PatchShapError(f"players: got patch={patch} and grid={grid}; give only one of them.")
     if patch is not None:
-        ph, pw = (patch, patch) if isinstance(patch, int) else patch
-        if ph < 1 or pw < 1:
-            raise bad("patch", patch, "a size of at least 1 pixel")
+        ph, pw = _two_sizes("patch", patch)
         rows, cols = np.arange(height) // ph, np.arange(width) // pw
     else:
         if grid is None:
@@ -107,7 +105,7 @@ def grid_players(
             n_rows = min(height, max(1, round(7 * math.sqrt(height / width))))
             n_cols = min(width, max(1, round(7 * math.sqrt(width / height))))
         else:
-            n_rows, n_cols = grid
+            n_rows, n_cols = _two_sizes("grid", grid)
         if not (1 <= n_rows <= height and 1 <= n_cols <= width):
             raise bad(
                 "grid",
@@ -122,32 +120,43 @@ def grid_players(
     return Players(labels, names)
 
 
+def _two_sizes(what: str, given: Any) -> tuple[int, int]:
+    """Height and width from one size or two; whole numbers of at least 1."""
+    sizes = tuple(given) if isinstance(given, tuple | list) else (given, given)
+    if len(sizes) != 2:
+        raise bad(what, repr(given), "one whole number, or two in a tuple", _HOW)
+    first, second = (check_whole(what, size, 1) for size in sizes)
+    return first, second
+
+
 def mask_players(mask: ArrayLike, shape: tuple[int, ...]) -> Players:
     """Players from a user's integer mask.
 
     Parameters
     ----------
     mask : array_like of int
-        Player of each position; the ids are 0..n-1, each used at least once.
+        Player of each position, whole numbers of at least 0. The players are the ids that
+        occur, in their order.
     shape : tuple of int
         The shape that the mask must have, (H, W) for an image.
 
     Raises
     ------
     PatchShapError
-        If the mask has another shape, is not of whole numbers, or skips an id.
+        If the mask has another shape, or holds anything but whole numbers of at least 0.
 
     Examples
     --------
     >>> mask_players([[0, 0, 1], [2, 2, 1]], (2, 3)).n
     3
     """
-    labels = np.asarray(mask)
+    labels = as_array(mask)
     if labels.shape != tuple(shape):
         raise bad("players", f"a mask of shape {labels.shape}", f"shape {tuple(shape)}", _HOW)
     labels = whole_numbers(labels, "players")
-    n = check_ids(labels, "players")
-    return Players(labels, tuple(f"segment {i}" for i in range(n)))
+    ids, closed = np.unique(labels, return_inverse=True)
+    check_not_negative(ids, "players")
+    return Players(closed.reshape(labels.shape), tuple(f"segment {i}" for i in ids.tolist()))
 
 
 def whole_numbers(mask: NDArray[Any], what: str) -> NDArray[np.int64]:
@@ -155,26 +164,68 @@ def whole_numbers(mask: NDArray[Any], what: str) -> NDArray[np.int64]:
     whole = mask.dtype.kind in "iub"
     if not whole and (mask.dtype.kind != "f" or not np.array_equal(mask, np.floor(mask))):
         raise bad(what, f"a mask of dtype {mask.dtype}", "whole numbers")
+    if mask.size and mask.dtype.kind in "fu" and float(mask.max()) >= 2**63:
+        raise bad(what, f"the id {mask.max():g}", "ids below 2**63")
     return mask.astype(np.int64)
 
 
 def check_ids(labels: NDArray[np.int64], what: str) -> int:
     """Number of ids in ``labels``; raise unless they are 0..n-1 without a gap."""
     ids = np.unique(labels)
-    if ids.size == 0:
-        raise bad(what, "a mask without positions", "at least one player")
-    if ids[0] < 0:
-        raise bad(what, f"the negative id {ids[0]}", "ids 0..n-1")
-    missing = np.setdiff1d(np.arange(ids[-1] + 1), ids)
-    if missing.size:
-        some = ", ".join(map(str, missing[:5])) + ("..." if missing.size > 5 else "")
+    check_not_negative(ids, what)
+    if ids[-1] != len(ids) - 1:
+        missing = np.flatnonzero(np.diff(ids, prepend=-1) > 1)[:5]
+        some = ", ".join(str(ids[i] - 1) for i in missing)
         raise bad(
             what,
             f"ids up to {ids[-1]} without {some}",
             "ids 0..n-1, each used at least once",
-            "np.unique(mask, return_inverse=True)[1].reshape(mask.shape) closes the gaps.",
+            "np.unique(labels, return_inverse=True)[1].reshape(labels.shape) closes the gaps.",
         )
-    return int(ids[-1]) + 1
+    return len(ids)
+
+
+def check_not_negative(ids: NDArray[np.int64], what: str) -> None:
+    """Raise unless there are ids, all of them at least 0."""
+    if ids.size == 0:
+        raise bad(what, "a mask without positions", "at least one player")
+    if ids.min() < 0:
+        raise bad(what, f"the negative id {ids.min()}", "ids of at least 0")
+
+
+def check_players(spec: Any) -> None:
+    """Raise unless players can be made of ``spec`` for some image."""
+    if isinstance(spec, str):
+        _sizes(spec)
+    elif isinstance(spec, bool | float | np.bool_ | np.floating):
+        raise bad("players", repr(spec), "a whole number of pixels", _HOW)
+    elif isinstance(spec, int | np.integer):
+        check_whole("players", spec, 1, mend=_HOW)
+    elif _is_grid(spec):
+        _two_sizes("players", spec)
+    elif spec is not None and not callable(spec):
+        try:
+            mask = as_array(spec)
+        except (TypeError, ValueError, RuntimeError):
+            mask = np.asarray(None)
+        if mask.dtype.kind not in "fiub" or mask.ndim == 0:
+            raise bad("players", f"an object of type {type(spec).__name__}", "players", _HOW)
+        check_not_negative(whole_numbers(mask, "players"), "players")
+
+
+def _is_grid(spec: Any) -> bool:
+    return isinstance(spec, tuple) and all(np.ndim(s) == 0 for s in spec)
+
+
+def _sizes(spec: str) -> dict[str, Any]:
+    """What a string of players says, as arguments of :func:`grid_players`; {} for superpixels."""
+    for pattern, name in ((_GRID, "grid"), (_PATCH, "patch"), (_SLIC, None)):
+        match = pattern.fullmatch(spec)
+        if match and all(size is None or int(size) for size in match.groups()):
+            sizes = tuple(int(size) for size in match.groups() if size is not None)
+            return {} if name is None else {name: sizes if name == "grid" else sizes[0]}
+    expected = "'ROWSxCOLUMNS' or 'patch:SIZE', or 'slic:NUMBER' for superpixels"
+    raise bad("players", repr(spec), expected, _HOW)
 
 
 def named_segmentation(spec: Any) -> Any:
@@ -197,16 +248,12 @@ def resolve_players(
     if spec is None:
         return grid_players(height, width, patch=patch)
     if isinstance(spec, str):
-        if match := _GRID.fullmatch(spec):
-            return grid_players(height, width, grid=(int(match[1]), int(match[2])))
-        if match := _PATCH.fullmatch(spec):
-            return grid_players(height, width, patch=int(match[1]))
-        expected = "'ROWSxCOLUMNS' or 'patch:SIZE', or 'slic:NUMBER' for superpixels"
-        raise bad("players", repr(spec), expected, _HOW)
-    if isinstance(spec, int) and not isinstance(spec, bool):
-        return grid_players(height, width, patch=spec)
-    if isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(s, int) for s in spec):
-        return grid_players(height, width, grid=(int(spec[0]), int(spec[1])))
+        return grid_players(height, width, **_sizes(spec))
+    if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
+        return grid_players(height, width, patch=int(spec))
+    if _is_grid(spec):
+        return grid_players(height, width, grid=_two_sizes("players", spec))
     if callable(spec):
         return mask_players(spec(image), (height, width))
-    return mask_players(np.asarray(spec), (height, width))
+    check_players(spec)
+    return mask_players(as_array(spec), (height, width))

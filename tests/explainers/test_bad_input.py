@@ -34,11 +34,7 @@ class Counting(torch.nn.Module):
         ((X, X[:1]), {}, r"inputs\[1\]: got 1 examples; expected 2 like inputs\[0\]"),
         (X, {"feature_mask": MASK[:7]}, r"feature_mask: got shape \(7, 8\); expected the shape"),
         (X, {"feature_mask": MASK.expand(3, 1, 8, 8)}, r"feature_mask: got shape \(3, 1, 8, 8\)"),
-        (
-            X,
-            {"feature_mask": MASK + 2 * torch.eye(8).long()},
-            "feature_mask: got ids up to 2 without 1",
-        ),
+        (X, {"feature_mask": MASK + 10**12}, "feature_mask: got the id 1000000000000"),
         (X, {"feature_mask": MASK - 1}, "feature_mask: got the negative id -1"),
         (
             X,
@@ -46,19 +42,19 @@ class Counting(torch.nn.Module):
             "feature_mask: got a mask of dtype float32; expected whole",
         ),
         (X, {"feature_mask": (MASK, MASK)}, "feature_mask: got 2 masks; expected 1"),
-        (X, {"feature_mask": [[0]]}, "feature_mask: got an object of type list"),
+        (X, {"feature_mask": [["a"]]}, "feature_mask: got dtype <U1; expected real numbers"),
         (
             X,
             {"baselines": X[:, :2]},
             r"baselines: got shape \(2, 2, 8, 8\); expected \(2, 3, 8, 8\)",
         ),
         (X, {"baselines": (0, 0)}, "baselines: got 2 of them; expected 1"),
-        (X, {"baselines": "mean"}, "baselines: got an object of type str; expected a number or"),
+        (X, {"baselines": "mean"}, "baselines: got dtype <U4; expected real numbers"),
         (X, {"baselines": X * float("nan")}, "baselines: got NaN"),
         (
             X,
             {"n_samples": 1},
-            "n_samples: got 1; expected a whole number of at least 2 evaluations",
+            "n_samples: got 1; expected a whole number of at least 2",
         ),
         (X, {"n_samples": 10.0}, "n_samples: got 10.0; expected a whole number"),
         (X, {"perturbations_per_eval": 1.5}, "perturbations_per_eval: got 1.5; expected a whole"),
@@ -99,7 +95,8 @@ def test_a_target_that_does_not_fit_costs_one_call(target, message):
 
 
 def test_a_target_for_a_model_that_returns_a_number():
-    with pytest.raises(PatchShapError, match="target: got 0 for a model that returns a float"):
+    message = r"target: got 0 for an output of shape \(\); .* leave target= out"
+    with pytest.raises(PatchShapError, match=message):
         PatchKernelShap(lambda x: float(x.sum())).attribute(X, target=0)
 
 
@@ -121,7 +118,7 @@ def test_a_value_per_batch_needs_one_perturbation_per_eval():
         (torch.zeros(2, 3, 4, 5, 6), {}, r"images: got shape \(2, 3, 4, 5, 6\)"),
         (X[:0], {}, r"images: got an empty batch of shape \(0, 3, 8, 8\)"),
         (X.numpy() * np.nan, {}, "images: got NaN"),
-        (np.array([["a"]]), {}, "images: got dtype <U1; expected numbers"),
+        (np.array([["a"]]), {}, "images: got dtype <U1; expected real numbers"),
         (X, {"max_evals": 1}, "max_evals: got 1; expected a whole number of at least 2"),
         (X, {"max_evals": "many"}, "max_evals: got 'many'; expected a whole number"),
         (X, {"batch_size": 0}, "batch_size: got 0; expected a whole number of at least 1"),

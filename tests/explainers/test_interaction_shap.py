@@ -523,7 +523,7 @@ REFUSED = [
     (FITS, {"main_effects": True}, r"got main_effects; expected only .* on the diagonal"),
     (FITS, {"nsamples": 100}, "got nsamples; expected only max_evals"),
     (FITS, {"outputs": 4}, "outputs: got indices from 4 to 4"),
-    ({}, {"n_samples": 1}, "n_samples: got 1; expected a whole number of at least 2 evaluations"),
+    ({}, {"n_samples": 1}, "n_samples: got 1; expected a whole number of at least 2"),
     ({}, {"n_samples": 9, "feature_mask": torch.arange(4096).reshape(64, 64)}, MANY),
     ({"feature_names": ["a"]}, {}, "feature_names: got 1 names; expected 49"),
     ({"order": 3, "masker": PatchMasker((1, 2))}, {}, "order: got 3; expected at most 2, the num"),

@@ -238,10 +238,16 @@ def test_outputs_that_do_not_fit(outputs):
         PatchKernelShap(Net())(photos(), outputs=outputs, silent=True)
 
 
-@pytest.mark.parametrize("outputs", [0, [0], TOP3])
+@pytest.mark.parametrize("outputs", [0, [0], [-1], TOP3])
 def test_outputs_of_a_model_with_a_single_one(outputs):
-    with pytest.raises(PatchShapError, match="single output"):
-        PatchKernelShap(Net(0))(photos(), outputs=outputs, silent=True)
+    explainer = PatchKernelShap(Net(0), PatchMasker("3x3"))
+    x = photos()
+    named = explainer(x, outputs=outputs, max_evals=60, silent=True).values
+    assert np.array_equal(named, explainer(x, max_evals=60, silent=True).values)
+    with pytest.raises(PatchShapError, match="outputs: got indices from 1 to 1"):
+        explainer(photos(), outputs=1, silent=True)
+    with pytest.raises(PatchShapError, match="ranked_outputs: got 1; expected None for a model"):
+        explainer.shap_values(photos(), ranked_outputs=1)
 
 
 @pytest.mark.parametrize(("n", "order"), [(0, "max"), (11, "max"), (2, "best")])

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import shap
 import torch
 from captum.attr import PerturbationAttribution
 from shap._serializable import Deserializer, Serializer
 
-from ..errors import bad
+from ..errors import bad, check_whole
 from ..masking import PatchMasker
 from ..models import BatchModel
 from ._captum_face import CaptumFace
@@ -42,8 +41,11 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
         linearize_link: bool = True,
         algorithm: str = "auto",
     ) -> None:
-        if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
-            raise bad("seed", repr(seed), "a whole number of at least 0, or None")
+        if seed is not None:
+            check_whole("seed", seed, 0, mend="None draws a new seed for each call.")
+        for what, names in (("output_names", output_names), ("feature_names", feature_names)):
+            if isinstance(names, str | bytes):
+                raise bad(what, f"the text {names!r}", "a list of names", f"Use [{names!r}].")
         own_masker = masker is not None
         if masker is None:
             masker = PatchMasker()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,34 +11,46 @@ from captum._utils.common import _select_targets
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import PatchShapError, bad
-from ..players import check_ids, whole_numbers
+from .._arrays import as_array, as_tensor, plain_tensor
+from ..errors import PatchShapError, bad, warn
+from ..players import check_not_negative, whole_numbers
 
 __all__ = ["as_labels", "baseline_tensors", "check_inputs", "mask_tensors", "select_target"]
 
 
+# Ids of a feature mask may be this large, or four times the number of elements.
+_LARGEST_ID = 10**7
+
+
 def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
     """The inputs as a tuple of tensors that share a batch size, or an error."""
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    for i, x in enumerate(tensors):
-        what = f"inputs[{i}]" if len(tensors) > 1 else "inputs"
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    tensors = []
+    for i, x in enumerate(given):
+        what = f"inputs[{i}]" if len(given) > 1 else "inputs"
         if not isinstance(x, Tensor):
-            raise bad(what, f"an object of type {type(x).__name__}", "a torch.Tensor")
+            mend = "torch.as_tensor(x) makes one of an array."
+            if isinstance(x, list):
+                mend = "Give several inputs as a tuple, and a batch as torch.stack(x)."
+            came = f"an object of type {type(x).__name__}"
+            raise bad(what, came, "a torch.Tensor, or a tuple of them", mend)
+        x = plain_tensor(x, what)
         if x.dim() < 1:
             raise bad(what, "a tensor without axes", "a batch (N, ...)", "Use x[None].")
         if len(x) == 0:
             raise bad(what, f"an empty batch of shape {tuple(x.shape)}", "at least one example")
-        if len(x) != len(tensors[0]):
-            raise bad(what, f"{len(x)} examples", f"{len(tensors[0])} like inputs[0]")
+        if len(x) != len(given[0]):
+            raise bad(what, f"{len(x)} examples", f"{len(given[0])} like inputs[0]")
         if x.is_floating_point() and torch.isnan(x).any():
             raise bad(what, "NaN", "numbers", "torch.nan_to_num(x) replaces NaN.")
-    if not tensors or not sum(x.numel() for x in tensors):
+        tensors.append(x)
+    if not sum(x.numel() for x in tensors):
         raise bad("inputs", "no elements", "at least one element to explain")
-    return tuple(x.detach() for x in tensors)
+    return tuple(tensors)
 
 
 def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Captum's ``baselines`` (None, scalar, tensor or tuple) as (1, N or 1, ...) tensors."""
+    """Captum's ``baselines`` (None, number, tensor or tuple) as (1, N or 1, ...) tensors."""
     if baselines is None:
         baselines = tuple(0 for _ in inputs)
     given = baselines if isinstance(baselines, tuple) else (baselines,)
@@ -48,10 +59,9 @@ def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     out = []
     for i, (b, x) in enumerate(zip(given, inputs, strict=True)):
         what = f"baselines[{i}]" if len(inputs) > 1 else "baselines"
-        if isinstance(b, bool | int | float):
-            b = torch.tensor(b, device=x.device).reshape([1] * x.dim())
-        elif not isinstance(b, Tensor):
-            raise bad(what, f"an object of type {type(b).__name__}", "a number or a torch.Tensor")
+        b = as_tensor(b, what)
+        if not b.dim():
+            b = b.to(x.device).reshape([1] * x.dim())
         elif b.shape[1:] != x.shape[1:] or b.dim() != x.dim() or len(b) not in (1, len(x)):
             raise bad(
                 what,
@@ -60,7 +70,7 @@ def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
             )
         if b.is_floating_point() and torch.isnan(b).any():
             raise bad(what, "NaN", "numbers")
-        b = b.detach().to(x.device)
+        b = b.to(x.device)
         out.append((b.to(x.dtype) if x.is_floating_point() else b)[None])
     return tuple(out)
 
@@ -76,8 +86,7 @@ def mask_tensors(feature_mask: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
     masks = []
     for i, (m, x) in enumerate(zip(given, inputs, strict=True)):
         what = f"feature_mask[{i}]" if len(inputs) > 1 else "feature_mask"
-        if not isinstance(m, Tensor):
-            raise bad(what, f"an object of type {type(m).__name__}", "a torch.Tensor of ids")
+        m = as_tensor(m, what)
         fits = m.dim() <= x.dim() and all(
             a in (1, b) for a, b in zip(m.shape[::-1], x.shape[::-1], strict=False)
         )
@@ -88,15 +97,20 @@ def mask_tensors(feature_mask: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
                 f"the shape of the input, {tuple(x.shape)}, or one that broadcasts to it",
             )
         m = m.reshape([1] * (x.dim() - m.dim()) + list(m.shape))
-        masks.append(torch.from_numpy(whole_numbers(m.detach().cpu().numpy(), what)))
-    lowest = min(int(m.min()) for m in masks if m.numel())
-    if lowest > 0:
-        warnings.warn(
-            f"feature_mask: the smallest id is {lowest}; ids are shifted to start at 0.",
-            stacklevel=4,
+        masks.append(torch.from_numpy(whole_numbers(as_array(m), what)))
+    everyone = torch.cat([m.flatten() for m in masks])
+    check_not_negative(everyone.numpy(), "feature_mask")
+    lowest, highest = int(everyone.min()), int(everyone.max())
+    if highest > max(_LARGEST_ID, 4 * sum(x.numel() for x in inputs)):
+        raise bad(
+            "feature_mask",
+            f"the id {highest}",
+            f"ids of at most {_LARGEST_ID}, since attributions have a place for each id",
+            "torch.unique(mask, return_inverse=True)[1] numbers the groups one by one.",
         )
+    if lowest > 0:
+        warn(f"feature_mask: the smallest id is {lowest}; ids are shifted to start at 0.")
         masks = [m - lowest for m in masks]
-    check_ids(np.concatenate([m.numpy().ravel() for m in masks]), "feature_mask")
     return tuple(m.to(x.device) for m, x in zip(masks, inputs, strict=True))
 
 
@@ -105,23 +119,21 @@ def as_labels(
 ) -> tuple[tuple[Tensor, ...], list[NDArray[np.int64]]]:
     """Labels 0..n_i-1 of each example, and the ids of the mask behind them.
 
-    An example whose mask lacks some of the batch's ids plays without them.
+    An example plays without the ids that its mask lacks, whether others have them or not.
     """
-    everyone = np.unique(np.concatenate([m.cpu().numpy().ravel() for m in masks]))
+    everyone: Tensor = torch.cat([m.flatten() for m in masks]).unique()  # type: ignore[no-untyped-call]
     if all(len(m) == 1 for m in masks):
-        return masks, [everyone] * n_examples
-    expanded = [m.expand(n_examples, *m.shape[1:]) for m in masks]
-    ids = [
-        np.unique(np.concatenate([m[i].cpu().numpy().ravel() for m in expanded]))
-        for i in range(n_examples)
-    ]
-    if all(len(present) == len(everyone) for present in ids):
-        return masks, ids
-    compact = [m.clone() for m in expanded]
-    for i, present in enumerate(ids):
-        for c, m in zip(compact, expanded, strict=True):
-            c[i] = torch.searchsorted(torch.from_numpy(present).to(m.device), m[i].contiguous())
-    return tuple(compact), ids
+        ids = [everyone] * n_examples
+    else:
+        masks = tuple(m.expand(n_examples, *m.shape[1:]) for m in masks)
+        rows = torch.cat([m.flatten(1) for m in masks], dim=1)
+        ids = [row.unique() for row in rows]
+    if any(int(present[-1]) != len(present) - 1 for present in ids):
+        masks = tuple(
+            torch.stack([torch.searchsorted(ids[i], row.contiguous()) for i, row in enumerate(m)])
+            for m in masks
+        )
+    return masks, [present.cpu().numpy() for present in ids]
 
 
 def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
@@ -131,12 +143,6 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
     """
     if target is None:
         return output
-    if not isinstance(output, Tensor):
-        raise bad(
-            "target",
-            f"{target!r} for a model that returns a {type(output).__name__}",
-            "no target for a model that returns one number per batch",
-        )
     if examples is not None:
         if isinstance(target, list):
             target = [target[i] for i in examples.tolist()]
@@ -151,13 +157,18 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
             "target",
             f"{target!r} for an output of shape {tuple(output.shape)}",
             "indices within the output's axes after the first, one for all examples or one each",
-            f"({error})",
+            f"{_no_target(output)}({error})",
         ) from error
+
+
+def _no_target(output: Tensor) -> str:
+    """Advice for outputs that have no axis to choose from."""
+    return "The model returns one score already: leave target= out. " if output.dim() < 2 else ""
 
 
 def target_columns(output: Any, target: Any) -> NDArray[np.int64] | None:
     """Column (N, 1) of an output (N, K) that the target is, for each example."""
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    if output.dim() != 2:
         return None
     columns = torch.arange(output.shape[1], device=output.device).expand(output.shape)
     return np.asarray(select_target(columns, target, None).reshape(len(output), -1).cpu())
@@ -225,16 +236,15 @@ def one_value_per_example(
     return call
 
 
-def as_vector(output: Any) -> Any:
-    """A single number of whatever type as a tensor (1,); (N, 1, ...) as (N,)."""
-    vector = torch.as_tensor(output)
-    return vector.reshape(-1) if vector.numel() == (len(vector) if vector.dim() else 1) else vector
+def as_vector(output: Tensor) -> Tensor:
+    """A single number as a tensor (1,); (N, 1, ...) as (N,)."""
+    size = len(output) if output.dim() else 1
+    return output.reshape(-1) if output.numel() == size else output
 
 
-def is_one_value_per_batch(output: Any, n_examples: int, per_eval: int) -> bool:
+def is_one_value_per_batch(output: Tensor, target: Any, n_examples: int, per_eval: int) -> bool:
     """Whether the model returns one value for the whole batch; an error for other forms."""
-    size = output.numel() if isinstance(output, Tensor) else np.size(output)
-    if size == 1 and n_examples > 1:
+    if output.numel() == 1 and n_examples > 1:
         if per_eval != 1:
             raise bad(
                 "perturbations_per_eval",
@@ -242,10 +252,17 @@ def is_one_value_per_batch(output: Any, n_examples: int, per_eval: int) -> bool:
                 "1 for a forward function that returns a single value for the whole batch",
             )
         return True
-    if size != n_examples:
+    if output.numel() != n_examples:
+        mend = "Choose one output with target=, as in attribute(x, target=0)."
+        if target is not None or output.dim() > 2:
+            mend = (
+                "Name one place with a tuple of an index for each axis, target=(class, row, "
+                "column) for maps of classes (N, K, H, W), or wrap the model: lambda x: "
+                "model(x).mean((2, 3)) scores each class by its mean over the image."
+            )
         raise PatchShapError(
-            f"forward function: got an output of shape {tuple(np.shape(output))} for "
-            f"{n_examples} examples; expected one value per example or one per batch. "
-            "Choose one output with target=, as in attribute(x, target=0)."
+            f"forward function: got an output of shape {tuple(output.shape)} for "
+            f"{n_examples} examples{'' if target is None else f' and target={target!r}'}; expected "
+            f"one value per example or one per batch. {mend}"
         )
     return False

@@ -14,7 +14,7 @@ from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
-from ..errors import bad
+from ..errors import bad, check_whole
 from ..game import Game
 from ..masking import CoalitionInputs, layout_of
 from ..models import BatchModel
@@ -31,7 +31,7 @@ class CaptumFace(Runner):
     forward_func: Any
     get_name: Callable[[], str]
 
-    # Ids of the feature mask that are each example's players, in the last call; None: all.
+    # Ids of the feature mask that are each example's players, in the last call.
     _ids: Any = None
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
@@ -64,12 +64,12 @@ class CaptumFace(Runner):
         additional_forward_args : Any or tuple, optional
             Further arguments of the forward function; tensors whose first size is N are
             matched to the examples.
-        feature_mask : Tensor or tuple of Tensor, optional
+        feature_mask : Tensor, ndarray, or tuple of these, optional
             Ids 0..M-1 of the players, of a shape that broadcasts to the input; first size
-            1 or N. An example may lack ids that others have. By default, image-shaped
-            inputs (N, C, H, W) play by the masker's players, or else by those of the
-            explainer (``OwenBPT``: pixels; the others: a vision transformer's patches, or
-            about 7x7 patches); elements of other inputs play one by one.
+            1 or N. Ids may have gaps, and an example may lack ids that others have. By
+            default, image-shaped inputs (N, C, H, W) play by the masker's players, or else by
+            those of the explainer (``OwenBPT``: pixels; the others: a vision transformer's
+            patches, or about 7x7 patches); elements of other inputs play one by one.
         n_samples : int
             Model evaluations for each example, the empty and the full coalition included;
             never exceeded. Captum's default is far too small: eight or more for each patch
@@ -79,7 +79,7 @@ class CaptumFace(Runner):
             Each call of the forward function gets at most this many times N rows.
         return_input_shape : bool
             Whether attributions have the inputs' shape, a player's value on each of its
-            elements, or shape (N, M).
+            elements, or shape (N, M), zero for ids that an example lacks.
         show_progress : bool
             Whether to show a progress bar.
         return_convergence_delta : bool
@@ -101,7 +101,7 @@ class CaptumFace(Runner):
         """
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
-        self._check_positive("perturbations_per_eval", perturbations_per_eval)
+        check_whole("perturbations_per_eval", perturbations_per_eval, 1)
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
         self._check_budget("n_samples", n_samples, len(backgrounds[0]))
@@ -120,20 +120,22 @@ class CaptumFace(Runner):
             bar = partial(progress, desc=f"{self.get_name()} attribution")
         n_players = 1 + max(int(m.max()) for m in masks if m.numel())
         with model.running():
+            self._warn_of_scale(tensors[0])
             every_output = model(tensors, extra)
             output = _captum.select_target(every_output, target, None)
-            shared = _captum.is_one_value_per_batch(output, n, perturbations_per_eval)
-            if shared:
-                labels, ids = tuple(m[None] for m in masks), None
-                bound = CoalitionInputs(
-                    tuple(x[None] for x in tensors),
-                    tuple(b[:, None] for b in backgrounds),
-                    labels,
-                    (n_players,),
-                )
-            else:
-                labels, ids = _captum.as_labels(masks, n)
-                bound = CoalitionInputs(tensors, backgrounds, labels, tuple(map(len, ids)))
+            shared = _captum.is_one_value_per_batch(output, target, n, perturbations_per_eval)
+            played = tensors
+            if shared:  # the whole batch is the one example
+                played = tuple(x[None] for x in tensors)
+                backgrounds = tuple(b[:, None] for b in backgrounds)
+            labels, ids = _captum.as_labels(
+                tuple(m[None] for m in masks) if shared else masks, len(played[0])
+            )
+            bound = CoalitionInputs(played, backgrounds, labels, tuple(map(len, ids)))
+            chosen = feature_mask is not None or (
+                self._own_masker and self.masker.players is not None
+            )
+            self._warn_of_doubts("n_samples", n_samples, bound, not chosen)
             game = Game(
                 _captum.one_value_per_example(forward, shared),
                 bound.to(model.device, model.memory_format),
@@ -155,7 +157,7 @@ class CaptumFace(Runner):
         self._ids = ids
         coefficients = np.zeros((len(estimates), n_players))
         for i, e in enumerate(estimates):
-            coefficients[i, slice(None) if ids is None else ids[i]] = e.values[:, 0]
+            coefficients[i, ids[i]] = e.values[:, 0]
         table = torch.from_numpy(coefficients)
         if return_input_shape:
             spread = _captum.spread_coefficients(table, masks, tensors)
@@ -170,9 +172,9 @@ class CaptumFace(Runner):
         gap = [e.values.sum() - (e.full_values - e.base_values)[0] for e in estimates]
         return attributions, torch.tensor(gap, dtype=torch.float32, device=tensors[0].device)
 
-    def _guides(self, output: Any) -> Tensor | None:
+    def _guides(self, output: Tensor) -> Tensor | None:
         """Guide outputs (N, g) of an adaptive estimator, as columns of the flat output."""
-        if not isinstance(output, Tensor) or output.dim() < 2:
+        if output.dim() < 2:
             return None
         columns = self._guide_columns(output.detach().flatten(1).double().cpu().numpy())
         return None if columns is None else torch.from_numpy(columns)

@@ -11,15 +11,18 @@ import numpy as np
 import shap
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from ..errors import bad, warn
+from ..errors import check_whole, warn
 from ..estimators import Estimate
 from ..game import Game
-from ..masking import PatchMasker
+from ..masking import CoalitionInputs, PatchMasker
 from ..models import vit_patch_size
 from ..tokens import TokenDropping
 
 __all__ = ["Run", "Runner"]
+
+_MANY_PLAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Runner:
     feature_names: Any
     last_run: Run | None
     expected_value: Any
+
+    # Evaluations for each player below which values are too noisy; None: any budget will do.
+    _few_per_player: int | None = None
 
     # Whether the user chose the masker, which then serves the Captum face as well.
     _own_masker: bool
@@ -151,17 +157,42 @@ class Runner:
         )
         return estimates
 
-    def _check_positive(self, name: str, number: Any) -> None:
-        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        if not whole or number < 1:
-            raise bad(name, repr(number), "a whole number of at least 1")
+    def _warn_of_doubts(
+        self, name: str, budget: int | None, bound: CoalitionInputs, by_default: bool
+    ) -> None:
+        """One warning for budgets and players that are likely a mistake.
+
+        ``name`` is that of the budget's argument, ``by_default`` says that nobody chose the
+        players.
+        """
+        if self._few_per_player is None:
+            return
+        n = max(bound.n_players)
+        if by_default and n > _MANY_PLAYERS:
+            warn(
+                f"{n:,} players, one for each element: evaluations and memory grow with their "
+                "number. Group them with feature_mask= or PatchMasker(players=...)."
+            )
+        elif budget is not None:
+            s = bound.n_backgrounds
+            coalitions = 1 + (budget - 1) // s
+            if coalitions < min(self._few_per_player * n, 2 ** min(n, 60)):
+                warn(
+                    f"{name}={budget} is few for {n} players: the values will be noisy. Give "
+                    f"{name}={8 * n * s} or more, eight for each player, or choose fewer players."
+                )
+
+    def _warn_of_scale(self, x: Tensor) -> None:
+        """One warning for images of whole numbers 0..255 that go into a module of floats."""
+        if not isinstance(self.model, nn.Module) or x.dim() != 4 or x.dtype == torch.bool:
+            return
+        low, high = float(x.min()), float(x.max())
+        if low >= 0 and 1 < high <= 255 and bool((x == x.round()).all()):
+            warn(
+                f"The images hold whole numbers from {low:g} to {high:g}, and modules are mostly "
+                "trained on [0, 1] or on normalised images. If this one is, give images / 255."
+            )
 
     def _check_budget(self, name: str, budget: Any, n_backgrounds: int = 1) -> None:
-        least = 1 + n_backgrounds
-        if isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < least:
-            raise bad(
-                name,
-                repr(budget),
-                f"a whole number of at least {least} evaluations",
-                "The full image and the empty one (once for each background) are always needed.",
-            )
+        mend = "The full image and the empty one (once for each background) are always needed."
+        check_whole(name, budget, 1 + n_backgrounds, mend=mend)

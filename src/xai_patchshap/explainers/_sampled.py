@@ -42,6 +42,7 @@ def with_guides(estimator: Any, values: NDArray[np.float64], guides: NDArray[np.
 class SampledExplainer(PatchExplainer):
     """Base of explainers whose estimator names its coalitions beforehand."""
 
+    _few_per_player = 4
     tolerance: float | None = None
     estimator: str = "auto"
 

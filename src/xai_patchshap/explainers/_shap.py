@@ -11,12 +11,14 @@ import shap
 import torch
 from numpy.typing import NDArray
 from shap.utils import OpChain
+from slicer import Obj
 from torch import Tensor
 
+from .._arrays import as_array, as_tensor
 from ..backgrounds import Layout
 from ..errors import PatchShapError, bad
 from ..estimators import Estimate
-from ..masking import as_array, layout_of, player_means
+from ..masking import layout_of, player_means
 from ..players import Players
 
 __all__ = ["Images", "Ranked", "Result"]
@@ -29,7 +31,7 @@ class Images:
     """A batch as the model takes it, ``x``, and as shap shows it, ``data``.
 
     ``layout`` is that of ``x`` and ``given_layout`` the user's; None for rows (N, F), whose
-    ``columns`` may have names.
+    ``columns`` may have names. ``dtype`` is the user's, where ``x`` has another or an array came.
     """
 
     x: Tensor
@@ -37,6 +39,7 @@ class Images:
     layout: Layout | None
     given_layout: Layout | None
     columns: list[str] | None = None
+    dtype: np.dtype[Any] | torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,13 @@ class Result:
 def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     """Check a batch and bring it into the form that the model wants."""
     columns = getattr(x, "columns", None)  # of a pandas DataFrame
-    given = x.detach() if isinstance(x, Tensor) else np.asarray(x)
+    given = _stacked(x)
+    dtype: np.dtype[Any] | torch.dtype | None = given.dtype
     if given.ndim not in (2, 4):
-        hint = "One image alone needs a batch axis: x[None]." if given.ndim == 3 else ""
+        hint = {
+            3: "One image alone needs a batch axis: x[None].",
+            5: "For volumes and clips use attribute(x, feature_mask=...), which takes any shape.",
+        }.get(given.ndim, "")
         raise bad(
             "images",
             f"shape {tuple(given.shape)}",
@@ -92,26 +99,41 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
         )
     if not len(given) or 0 in given.shape:
         raise bad("images", f"an empty batch of shape {tuple(given.shape)}", "at least one example")
-    if isinstance(given, np.ndarray):
-        if given.dtype.kind not in "fiub":
-            raise bad("images", f"dtype {given.dtype}", "numbers")
-        tensor = torch.tensor(given)
-    else:
-        tensor = given
+    tensor = as_tensor(given, "images")
+    if isinstance(given, Tensor) and tensor.dtype == given.dtype:
+        dtype = None
     if tensor.is_floating_point() and torch.isnan(tensor).any():
         raise bad("images", "NaN", "numbers", "np.nan_to_num(x) replaces NaN.")
     if given.ndim == 2:
         if for_module and not tensor.is_floating_point():
             tensor = tensor.float()
         names = None if columns is None else [str(c) for c in columns]
-        return Images(tensor, as_array(tensor).copy(), None, None, names)
+        return Images(tensor, as_array(tensor).copy(), None, None, names, dtype)
     axes = layout_of(given, layout)
     data = as_array(tensor if axes == "NHWC" else tensor.permute(0, 2, 3, 1)).copy()
     if not for_module:
-        return Images(tensor, data, axes, axes)
+        return Images(tensor, data, axes, axes, None, dtype)
     if axes == "NHWC":
         tensor = tensor.permute(0, 3, 1, 2)
     return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
+
+
+def _stacked(x: Any) -> Tensor | NDArray[Any]:
+    """A batch as one tensor or array; a list of images of one size is a batch too."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, list | tuple) and len({tuple(np.shape(image)) for image in x}) > 1:
+        shapes = ", ".join(str(tuple(np.shape(image))) for image in x[:3])
+        raise bad(
+            "images",
+            f"a {type(x).__name__} of arrays of different shapes: {shapes}",
+            "one batch of images of one size",
+            "Explain images of different sizes one by one, and a model of several inputs by "
+            "attribute((x1, x2)).",
+        )
+    if isinstance(x, list | tuple) and x and all(isinstance(image, Tensor) for image in x):
+        return torch.stack(tuple(x))
+    return x if isinstance(x, np.ndarray) else np.asarray(x)
 
 
 def choose_outputs(
@@ -121,11 +143,11 @@ def choose_outputs(
     n, n_outputs = full.shape
     if outputs is None:
         return None
-    if is_scalar:
-        if isinstance(outputs, Ranked) and outputs.if_any:
-            return None
-        raise bad("outputs", repr(outputs), "None for a model with a single output per example")
     if isinstance(outputs, Ranked):
+        if is_scalar and outputs.if_any:
+            return None
+        if is_scalar:
+            raise bad("ranked_outputs", outputs.n, "None for a model with a single output")
         key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)
         if key is None:
             raise bad("output_rank_order", repr(outputs.order), "'max', 'min' or 'max_abs'")
@@ -150,7 +172,8 @@ def choose_outputs(
             f"indices from {index.min()} to {index.max()}",
             f"0 to {n_outputs - 1}, the outputs of the model",
         )
-    return np.asarray(index % n_outputs, dtype=np.int64)
+    # A model with a single output has it explained, whatever it is called.
+    return None if is_scalar else np.asarray(index % n_outputs, dtype=np.int64)
 
 
 def choose_names(
@@ -237,22 +260,55 @@ def named_explanation(
     **kept: Any,
 ) -> shap.Explanation:
     """An Explanation of images whose outputs may have names of their own for each image."""
-    n = len(values)
-    if not isinstance(names, np.ndarray) or names.ndim != 2 or n != data.shape[-1]:
+    if not isinstance(names, np.ndarray) or names.ndim != 2:
         return shap.Explanation(values, base, data, output_names=names, error_std=error_std, **kept)
+    return PerImageExplanation(values, base, data, names, error_std, **kept)
 
-    # shap would take the axis of images for that of channels: one image more, then without it.
-    def longer(array: NDArray[Any] | None) -> NDArray[Any] | None:
-        return None if array is None else np.concatenate([array, array[:1]])
 
-    return shap.Explanation(
-        longer(values),
-        longer(base),
-        longer(data),
-        output_names=longer(names),
-        error_std=longer(error_std),
-        **kept,
-    )[:n]
+class PerImageExplanation(shap.Explanation):
+    """An Explanation whose outputs have names of their own for each example.
+
+    ``shap.Explanation`` guesses from the shapes which axis is that of the outputs, whenever it
+    is made or copied, and is mistaken where there are as many examples as channels or players.
+    """
+
+    def __init__(
+        self,
+        values: NDArray[Any],
+        base: NDArray[Any] | None,
+        data: NDArray[Any],
+        names: NDArray[Any],
+        error_std: NDArray[Any] | None = None,
+        **kept: Any,
+    ) -> None:
+        super().__init__(values, base, data, error_std=error_std, **kept)
+        self.output_names = Obj(names, [0, *self.output_dims])
+
+    def __copy__(self) -> PerImageExplanation:
+        new: PerImageExplanation = object.__new__(type(self))
+        new.__dict__.update(self.__dict__, op_history=list(self.op_history), _s=self._s[:])
+        return new
+
+    def __getitem__(self, item: Any) -> shap.Explanation:
+        """As in shap; the name of an output stands last, and chooses the examples that have it."""
+        names = np.asarray(self.output_names)
+        last = item[-1] if isinstance(item, tuple) else item
+        if not isinstance(last, str) or names.ndim != 2:
+            return super().__getitem__(item)
+        examples, places = np.nonzero(names == last)
+        if not len(examples):
+            known = ", ".join(np.unique(names)[:10])
+            raise bad("output", repr(last), f"the name of an explained output, one of {known}")
+        chosen = shap.Explanation(
+            self.values[examples, ..., places],
+            self.base_values[examples, places],
+            self.data[examples],
+            feature_names=self.feature_names,
+            output_names=last,
+            error_std=None if self.error_std is None else self.error_std[examples, ..., places],
+        )
+        rest = item[:-1] if isinstance(item, tuple) else ()
+        return chosen[rest] if any(r is not Ellipsis for r in rest) else chosen
 
 
 def player_explanation(
@@ -286,12 +342,12 @@ def player_explanation(
     if values is None:
         values = [e.values for e in result.estimates]
         stds = [e.error_std for e in result.estimates]
-    return shap.Explanation(
+    return named_explanation(
         pack(values),
         result.base_values,
         data,
+        result.names,
+        None if stds is None else pack(stds),
         feature_names=feature_names,
-        output_names=result.names,
-        error_std=None if stds is None else pack(stds),
         compute_time=result.seconds,
     )

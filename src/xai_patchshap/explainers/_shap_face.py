@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import shap
-from torch import Tensor
+from torch import nn
 from tqdm.auto import tqdm
 
-from ..errors import bad
+from ..errors import bad, check_whole
 from ..game import Game
 from ..models import BatchModel
 from . import _shap
@@ -186,21 +186,22 @@ class ShapFace(Runner):
                 "one batch of inputs",
                 "For a model of several inputs use attribute((x1, x2)).",
             )
-        model = BatchModel(
-            self._game_model, numpy_io=not isinstance(args[0], Tensor), autocast=self.autocast
-        )
-        images = _shap.as_images(args[0], self.masker.layout, for_module=model.module is not None)
+        played = self._game_model
+        is_module = isinstance(played, nn.Module)
+        images = _shap.as_images(args[0], self.masker.layout, for_module=is_module)
+        model = BatchModel(played, hands=images.dtype, autocast=self.autocast)
         bound, players = self.masker.prepare(
             images.x, images.layout, self.model_patch_size, images.data
         )
         limit = None
+        self._warn_of_scale(images.x)
         if max_evals != "auto":
             self._check_budget("max_evals", max_evals, bound.n_backgrounds)
             limit = int(max_evals)
         if batch_size == "auto":
             batch_size = 16 if model.device is None or model.device.type == "cpu" else 128
         else:
-            self._check_positive("batch_size", batch_size)
+            check_whole("batch_size", batch_size, 1)
         bar = None
         if not silent:
             bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=self._bar_delay)
@@ -232,6 +233,7 @@ class ShapFace(Runner):
                 _shap.check_size(images.data, n_explained)
             if per_player or images.layout is None:
                 _shap.check_feature_names(self.feature_names, bound.n_players)
+            self._warn_of_doubts("max_evals", limit, bound, self.masker.players is None)
             estimates = self._run(game, full, limit, started, bar)
         result = _shap.Result(
             images, players, estimates, chosen, game.is_scalar, names, time.perf_counter() - started

@@ -247,11 +247,9 @@ class InteractionShap(SampledExplainer):
             gaps = [_total(f) - (f.full_values - f.base_values)[0] for f in found]
             results.append(torch.tensor(gaps, dtype=torch.float32, device=first.device))
         if return_interactions:
-            everyone = [np.arange(f.n_players) for f in found]
-            players = everyone if self._ids is None else self._ids
-            m = 1 + max(int(ids.max()) for ids in players)
+            m = 1 + max(int(ids.max()) for ids in self._ids)
             table = np.zeros((len(found), m, m))
-            for row, f, ids in zip(table, found, players, strict=True):
+            for row, f, ids in zip(table, found, self._ids, strict=True):
                 row[np.ix_(ids, ids)] = f.matrix()[:, :, 0]
             results.append(torch.from_numpy(table).to(first.device))
         return tuple(results)

@@ -11,7 +11,7 @@ import shap
 import torch
 from numpy.typing import NDArray
 
-from ..errors import PatchShapError, bad, check_amount
+from ..errors import PatchShapError, bad, check_amount, check_whole
 from ..estimators import Estimate, OwenForest
 from ..game import Game
 from ..hierarchy import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
@@ -140,8 +140,8 @@ class OwenBPT(PatchExplainer):
         linearize_link: bool = True,
         algorithm: str = "auto",
     ) -> None:
-        self._check_positive("n_trees", n_trees)
-        self._check_positive("guides", guides)
+        check_whole("n_trees", n_trees, 1)
+        check_whole("guides", guides, 1)
         check_amount("compactness", compactness, MOST_COMPACT)
         _kinds(hierarchy)
         super().__init__(

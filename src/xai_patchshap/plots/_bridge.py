@@ -12,10 +12,11 @@ import shap
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .._arrays import as_array
 from ..backgrounds import Layout
 from ..errors import PatchShapError, bad
 from ..explainers._shap import named_explanation
-from ..masking import as_array, layout_of
+from ..masking import layout_of
 
 _Floats: TypeAlias = NDArray[np.float64]
 _Names: TypeAlias = list[str] | NDArray[np.str_]

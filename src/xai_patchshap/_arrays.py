@@ -1,0 +1,83 @@
+"""Arrays and tensors of every kind that users have, in the form that the package works with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import bad
+
+__all__ = ["as_array", "as_tensor", "plain_array", "plain_tensor"]
+
+# Unsigned integers that torch stores but hardly computes with, and what holds them.
+_WIDER = {
+    getattr(torch, name): wide
+    for name, wide in (("uint16", torch.int32), ("uint32", torch.int64), ("uint64", torch.int64))
+    if hasattr(torch, name)
+}
+_WIDER_ARRAYS = {"u2": np.int32, "u4": np.int64, "u8": np.int64}
+
+
+def plain_tensor(x: Tensor, what: str) -> Tensor:
+    """A dense real tensor that torch computes with, sharing memory where that can be."""
+    for is_so, came, mend in (
+        (x.is_nested, "a nested tensor", "Use torch.nested.to_padded_tensor(x, 0.0)."),
+        (x.is_complex(), f"a tensor of {x.dtype}", "Use x.real or x.abs()."),
+        (x.is_quantized, f"a tensor of {x.dtype}", "Use x.dequantize()."),
+        (x.layout is not torch.strided, f"a tensor of layout {x.layout}", "Use x.to_dense()."),
+        (x.is_meta, "a tensor on the meta device, without numbers", ""),
+    ):
+        if is_so:
+            raise bad(what, came, "a dense tensor of real numbers", mend)
+    x = x.detach().resolve_neg()
+    wider = _WIDER.get(x.dtype)
+    if wider is None:
+        return x
+    if x.dtype == getattr(torch, "uint64", None) and bool((x.to(torch.int64) < 0).any()):
+        raise bad(what, f"numbers of {x.dtype} beyond 2**63", "smaller ones", "Use x.double().")
+    return x.to(wider)
+
+
+def plain_array(x: Any, what: str) -> NDArray[Any]:
+    """A real array of native byte order and positive strides, which torch takes."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise bad(what, "a masked array", "numbers everywhere", "Use x.filled(0).")
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise bad(what, f"an object of type {type(x).__name__}", "numbers", f"({error})") from None
+    if array.dtype.kind not in "fiub":
+        mend = "Use x.real or abs(x)." if array.dtype.kind == "c" else "Use x.astype(float)."
+        raise bad(what, f"dtype {array.dtype}", "real numbers", mend)
+    kind = f"{array.dtype.kind}{array.dtype.itemsize}"
+    if kind == "u8" and array.size and int(array.max()) >= 2**63:
+        raise bad(what, "whole numbers beyond 2**63", "smaller ones", "Use x.astype(float).")
+    dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
+    if kind in _WIDER_ARRAYS:
+        dtype = np.dtype(_WIDER_ARRAYS[kind])
+    elif dtype.kind == "f" and dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    return np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
+
+
+def as_tensor(x: Any, what: str) -> Tensor:
+    """Any array or tensor as a tensor; an array's memory is not shared."""
+    return plain_tensor(x, what) if isinstance(x, Tensor) else torch.tensor(plain_array(x, what))
+
+
+def as_array(x: Any) -> NDArray[Any]:
+    """A tensor or anything like an array as an array, without a copy where that can be.
+
+    Floating-point types that numpy lacks, as bfloat16, become float32.
+    """
+    if not isinstance(x, Tensor):
+        return np.asarray(x)
+    x = x.detach().cpu().resolve_neg()
+    known = (torch.float16, torch.float32, torch.float64)
+    known_to_numpy = not x.is_floating_point() or x.dtype in known
+    array: NDArray[Any] = (x if known_to_numpy else x.float()).numpy()
+    return array
