@@ -426,22 +426,6 @@ def test_a_text_pipeline_is_shaps(make, transformers, algorithm):
     assert type(make(pipeline, shap.maskers.Text(r"\W+"))) is shap.PartitionExplainer
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "owen-bpt"])
-def test_an_image_pipeline_with_a_patch_masker_is_ours(make, transformers, algorithm, images):
-    pipeline = transformers.pipelines.Pipeline(lambda image: float(image.mean()))
-    options = {} if algorithm == "auto" else {"n_trees": 2, "hierarchy": "axis"}
-    explainer = make(pipeline, PatchMasker(GRID), algorithm=algorithm, seed=9, **options)
-    assert type(explainer) is (PatchKernelShap if algorithm == "auto" else OwenBPT)
-    assert type(explainer.model) is shap.models.TransformersPipeline
-    # shap builds it twice, the second time without our options.
-    assert explainer.seed == 9
-    for option, value in options.items():
-        assert getattr(explainer, option) == value
-    values = explainer(images, max_evals=20, silent=True).values
-    long = images.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(values.sum(axis=(1, 2, 3)), np.stack([-long, long], axis=1))
-
-
 # ----- files and copies --------------------------------------------------------------------------
 
 

@@ -192,7 +192,9 @@ class SimpleNamespaceAsPipeline(SimpleNamespace):
 )
 def test_sizes_and_crops(kind, options, size, crop):
     processor = getattr(transformers, kind)(**options)
-    model = HFModel(SimpleNamespaceAsPipeline(classifier(), processor))
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])
+    of_any_size = transformers.ResNetForImageClassification(config)
+    model = HFModel(SimpleNamespaceAsPipeline(of_any_size, processor))
     assert model.size == (size, size)
     assert model.crop == pytest.approx(crop)
 
@@ -301,7 +303,7 @@ def test_models_that_cannot_be_had(folder, tmp_path):
 def test_models_for_something_else():
     with pytest.raises(
         PatchShapError,
-        match=r"model: got a ViTModel; expected a \.\.\.ForImageClassification .*lamb",
+        match=r"model: got a ViTModel; .* or a \.\.\.ForImageClassification .*lambda images: mod",
     ):
         load_model(transformers.ViTModel(classifier().config))
     other = SimpleNamespaceAsPipeline(classifier(), vit_processor())
@@ -330,3 +332,9 @@ def test_without_transformers(monkeypatch):
         PatchShapError, match=r"'transformers'; expected .*pip install 'xai-patchshap\[hf\]'"
     ):
         load_model("hf:google/vit-base-patch16-224")
+
+
+def test_an_image_processor_for_another_size_than_the_models():
+    other = vit_processor(size={"height": 48, "width": 48})
+    with pytest.raises(PatchShapError, match=r"fails on images \(1, 3, 48, 48\); .* \(48\*48"):
+        load_model(pipeline(classifier(), other))

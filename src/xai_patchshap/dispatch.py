@@ -27,6 +27,7 @@ from .explainers import (
     PatchKernelShap,
     ViTShapleyAmortized,
 )
+from .hf_models import pipeline_of, sees_images
 from .masking import PatchMasker
 
 __all__ = ["Explainer", "register", "unregister"]
@@ -58,7 +59,7 @@ class Explainer(shap.Explainer):
     - :class:`ViTShapleyAmortized` for a :class:`ShapleyViT` or the path of its checkpoint
       (``*.safetensors``), whatever the masker;
     - :class:`PatchKernelShap` for other models with a :class:`PatchMasker` without
-      ``clustering``;
+      ``clustering``, and for an image-classification pipeline of transformers without a masker;
     - what ``shap.Explainer`` gives in all other cases. For a ``PatchMasker`` with a ``clustering``
       this is ``shap.PartitionExplainer``: ``algorithm="owen_bpt"`` grows trees of its own.
 
@@ -163,6 +164,9 @@ def _choose(given: Mapping[str, Any]) -> type[PatchExplainer] | None:
     masker = given.get("masker")
     if isinstance(masker, PatchMasker) and not hasattr(masker, "clustering"):
         return PatchKernelShap
+    pipeline = pipeline_of(model)
+    if masker is None and pipeline is not None and sees_images(pipeline):
+        return PatchKernelShap
     return None
 
 
@@ -186,11 +190,29 @@ def _check_options(kind: type[PatchExplainer] | None, given: Mapping[str, Any]) 
             raise bad("option", name, "one of shap's explainer, which was chosen here", mend)
 
 
+def _check_pipeline(given: Mapping[str, Any]) -> None:
+    """Raise for pipelines that read no texts, which shap would wrap as if they did."""
+    pipeline, masker = pipeline_of(given.get("model")), given.get("masker")
+    if pipeline is None:
+        return
+    no_texts = masker is None and getattr(pipeline, "tokenizer", None) is None
+    if no_texts or sees_images(pipeline) or isinstance(masker, PatchMasker):
+        raise bad(
+            "model",
+            f"a pipeline for {pipeline.task!r} with algorithm={given.get('algorithm', 'auto')!r} "
+            f"and a {type(masker).__name__} as masker",
+            f"a PatchMasker without clustering and one of {tuple(_OURS)}",
+            "explain_image takes image-classification pipelines too, and for other explainers "
+            "load_model(pipeline).model is a torch.nn.Module of images in [0, 1].",
+        )
+
+
 def _dispatch(explainer: Any, given: Mapping[str, Any]) -> bool:
     """Turn a new object into an explainer of ours if it is to be one, as shap does with its own."""
     kind = _choose(given)
     _check_options(kind, given)
     if kind is None:
+        _check_pipeline(given)
         return False
     explainer.__class__ = kind
     explainer.__init__(**{name: given[name] for name in given if name != "algorithm"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +13,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .errors import PatchShapError, bad
+from .errors import PatchShapError, bad, warn
+from .models import BatchModel
 
-__all__ = ["HFModel", "is_transformers"]
+__all__ = ["HFModel", "is_transformers", "pipeline_of", "sees_images", "taken"]
 
-_WRAP = "Any other model can be wrapped: load_model(lambda images: model(images).logits)."
+# What classes of models are called, and the scores (B, K) or (B,) in their outputs.
+_SCORES = (
+    ("ForImageClassification", ".logits"),
+    ("ForObjectDetection", ".logits.amax(1)"),
+    ("ForSemanticSegmentation", ".logits.mean((2, 3))"),
+    ("ForUniversalSegmentation", ".class_queries_logits.amax(1)"),
+    ("ForDepthEstimation", ".predicted_depth.mean((1, 2))"),
+)
+# Arguments of models that do not take images alone, or take the patches of images of any size.
+_MORE = {"input_ids", "spatial_shapes", "input_points"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ class HFModel(nn.Module):
         A name on the Hugging Face hub, which is downloaded unless it is cached, or the folder
         of a model; an ``image-classification`` pipeline; or a model alone. Beside a model
         that came from a checkpoint, its image processor is looked for in the local files; one
-        that was made from a configuration gets its images in [0, 1] as they are.
+        that was made from a configuration gets its images in [0, 1] as they are. It is shown
+        one black image, to count its outputs.
     probability : bool
         Whether to give probabilities, or logits.
 
@@ -54,8 +68,8 @@ class HFModel(nn.Module):
         Share of the resized image that the centre crop keeps.
     channels : int
         Channels of its images.
-    class_names : tuple of str
-        One name for each output.
+    class_names : tuple of str or None
+        One name for each output, if any has one.
     scale : {"probability", "logit", "output"}
         What the outputs are: after a softmax or, for several labels at once and for a single
         one, a sigmoid each; ``"output"`` for a regression.
@@ -84,13 +98,14 @@ class HFModel(nn.Module):
 
     def __init__(self, model: Any, *, probability: bool = True) -> None:
         super().__init__()
+        given, asked = model, None
         if isinstance(model, str):
             model, processor = _from_hub(model)
+            given = model
         elif hasattr(model, "task"):
             if model.task != "image-classification":
-                raise bad(
-                    "model", f"a pipeline for {model.task!r}", "'image-classification'", _WRAP
-                )
+                raise _refused(model, f"a pipeline for {model.task!r}")
+            asked = getattr(model, "_postprocess_params", {}).get("function_to_apply")
             model, processor = model.model, model.image_processor
         else:
             processor = _processor_of(_checked(model))
@@ -99,45 +114,144 @@ class HFModel(nn.Module):
         sees = getattr(config, "vision_config", config)  # of a model of text and images
         channels = getattr(sees, "num_channels", 3)
         self.channels: int = channels if isinstance(channels, int) else 3
-        names = config.id2label
-        self.class_names: tuple[str, ...] = tuple(str(names[i]) for i in range(len(names)))
-        frame = _probed(processor, sees, self.channels)
+        frame = _probed(processor, sees, self.channels, given)
         self.size, self.crop, self._flips = frame.size, frame.crop, frame.flips
-        self.scale, self._activation = _activation(config, probability)
         like = next(model.parameters(), torch.zeros(()))
         for name, values in (("mean", frame.mean), ("std", frame.std)):
             buffer = torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
             self.register_buffer(name, buffer, persistent=False)
         self.mean: Tensor
         self.std: Tensor
+        n_outputs = self._shown_black(given)
+        self.scale, self._activation = _activation(config, n_outputs, probability, asked)
+        self.class_names = _names(config.id2label, n_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B, K) of images (B, C, H, W) in [0, 1], RGB or gray."""
-        images = images.flip(1) if self._flips else images
-        logits: Tensor = self.model(pixel_values=(images - self.mean) / self.std).logits
+        logits = self._logits(images)
         if self._activation == "softmax":
             return logits.softmax(-1)
         return logits.sigmoid() if self._activation == "sigmoid" else logits
 
+    def _logits(self, images: Tensor) -> Tensor:
+        images = images.flip(1) if self._flips else images
+        outputs = self.model(pixel_values=(images - self.mean) / self.std)
+        logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs.logits
+        return logits
+
+    def _shown_black(self, given: Any) -> int:
+        """Number of outputs. A model that is not one of images is found out here."""
+        black = self.mean.new_zeros((1, self.channels, *self.size))
+        kind = type(self.model).__name__
+        try:
+            with BatchModel(self.model).running():
+                shape = tuple(self._logits(black).shape)
+        except Exception as error:  # each model fails in a way of its own
+            came = f"a {kind} that fails on images {tuple(black.shape)}"
+            raise _refused(given, came, error) from error
+        if len(shape) != 2 or shape[0] != 1:
+            raise _refused(given, f"a {kind} with logits {shape} of one image")
+        return shape[1]
+
 
 def is_transformers(model: object) -> bool:
     """Whether ``model`` is a model or a pipeline of transformers, without importing it."""
+    return _descends(model, "PreTrainedModel") or _descends(model, "Pipeline")
+
+
+def pipeline_of(model: Any) -> Any:
+    """A pipeline of transformers, also inside the wrapper for texts that shap has; or None."""
+    if type(model).__module__.startswith("shap.models."):
+        model = getattr(model, "inner_model", None)
+    return model if _descends(model, "Pipeline") else None
+
+
+def _descends(model: object, name: str) -> bool:
     return any(
-        c.__module__.startswith("transformers.") and c.__name__ in ("PreTrainedModel", "Pipeline")
-        for c in type(model).__mro__
+        c.__module__.startswith("transformers.") and c.__name__ == name for c in type(model).__mro__
     )
+
+
+def sees_images(pipeline: Any) -> bool:
+    """Whether a pipeline of transformers has something that reads images."""
+    return getattr(pipeline, "image_processor", None) is not None
+
+
+def taken(model: Any) -> Any:
+    """What an explainer makes of a model: an :class:`HFModel` of a pipeline that classifies images.
+
+    Raises
+    ------
+    PatchShapError
+        For another pipeline, or a model of transformers whose first argument is no image.
+    """
+    pipeline = pipeline_of(model)
+    if pipeline is not None:
+        return HFModel(pipeline)
+    if type(model).__module__.startswith("transformers.") and is_transformers(model):
+        kind, more = type(model).__name__, _MORE.intersection(_arguments(model))
+        if more or "ForVideo" in kind:
+            raise _refused(model, f"a {kind}, which takes {', '.join(more) or 'several frames'}")
+    return model
 
 
 def _checked(model: Any) -> Any:
     """``model``, if it is a classifier of images."""
     if any("ForImageClassification" in c.__name__ for c in type(model).__mro__):
         return model
-    raise bad(
+    raise _refused(model, f"a {type(model).__name__}")
+
+
+def _refused(given: Any, came: str, cause: Exception | None = None) -> PatchShapError:
+    """The error about a model or pipeline that is no function of images, with the way out."""
+    reason = "" if cause is None else f"({type(cause).__name__}: {_line(cause)}) "
+    return bad(
         "model",
-        f"a {type(model).__name__}",
-        "a ...ForImageClassification of transformers",
-        _WRAP,
+        came,
+        "an image-classification pipeline or a ...ForImageClassification of transformers that "
+        "takes images (B, C, H, W)",
+        reason + _way_out(given),
     )
+
+
+def _way_out(given: Any) -> str:
+    """The line that makes a function of images of a model or a pipeline."""
+    is_pipe = hasattr(given, "task")
+    model = given.model if is_pipe else given
+    it, of = ("pipe.model", "pipe.") if is_pipe else ("model", "processor.")
+    kind, arguments = type(model).__name__, _arguments(model)
+    if not (sees_images(given) if is_pipe else "pixel_values" in arguments or "ForImage" in kind):
+        return "It reads no images. For texts there is shap.Explainer(pipeline), without a masker."
+    where = f"to({it}.device, {it}.dtype)"
+    images = "images=list(images), do_rescale=False, return_tensors='pt'"
+    images = f"**{of}image_processor({images}).{where}"
+    scores = next((s for name, s in _SCORES if name in kind), None)
+    if "pixel_values" not in arguments or "input_points" in arguments:
+        scores = None
+    elif hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+        padding = "'max_length'" if "siglip" in kind.lower() else "True"
+        words = f"['a cat', 'a dog'], padding={padding}, return_tensors='pt'"
+        images, scores = f"**{of}tokenizer({words}).to({it}.device), {images}", ".logits_per_image"
+    elif scores is None and kind.endswith("Model"):
+        # Convolutional ones pool without a module of that name.
+        pooled = getattr(model, "pooler", None) is not None or hasattr(model.config, "depths")
+        scores = ".pooler_output" if pooled else ".last_hidden_state.mean(1)"
+    if scores is None:
+        return (
+            "explain_image and load_model take any function of images (B, C, H, W) that returns "
+            "scores (B, K)."
+        )
+    if not is_pipe and "tokenizer" not in images:
+        images = images.replace("processor.image_processor", "processor")
+    return f"explain_image and load_model take a function: lambda images: {it}({images}){scores}"
+
+
+def _arguments(model: Any) -> list[str]:
+    return list(inspect.signature(model.forward).parameters)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _transformers() -> Any:
@@ -159,7 +273,7 @@ def _from_hub(name: str) -> tuple[Any, Any]:
             name, output_loading_info=True
         )
     except Exception as error:  # of the hub, of the file system, or of an unknown architecture
-        reason = str(error).strip().partition("\n")[0]
+        reason = _line(error)
         raise bad(
             "model",
             f"'hf:{name}'",
@@ -211,7 +325,7 @@ def _shown(processor: Any, color: Any, side: tuple[int, int], channels: int) -> 
     return pixels.float()
 
 
-def _probed(processor: Any, config: Any, channels: int) -> _Frame:
+def _probed(processor: Any, config: Any, channels: int, given: Any) -> _Frame:
     """What a processor does, found by showing it images: its options differ from class to class."""
     side = getattr(config, "image_size", None) or 224
     size = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
@@ -221,6 +335,8 @@ def _probed(processor: Any, config: Any, channels: int) -> _Frame:
     colors = [0, 255, 255] if channels == 1 else [(0, *rest), (255,) * channels, (255, *rest)]
     try:
         black, white, red = (_shown(processor, color, size, channels) for color in colors)
+    except KeyError as error:
+        raise _refused(given, f"an image processor that makes no {error}") from error
     except Exception as error:
         raise bad(
             "image processor",
@@ -228,6 +344,9 @@ def _probed(processor: Any, config: Any, channels: int) -> _Frame:
             f"the one of a model of {channels} channels",
             f"({type(error).__name__}: {error})",
         ) from error
+    if black.dim() != 3:
+        came = f"an image processor that makes {tuple(black.shape)} of an image"
+        raise _refused(given, came)
     height, width = black.shape[1:]
     centre = (slice(None), height // 2, width // 2)  # the border may be padded
     low, span = black[centre], white[centre] - black[centre]
@@ -260,11 +379,38 @@ def _crop(processor: Any, side: int) -> float:
     return float(share or 1.0)
 
 
-def _activation(config: Any, probability: bool) -> tuple[str, str]:
-    """What the outputs are, and the function that makes them of the logits."""
-    if config.problem_type == "regression":
+def _activation(config: Any, n_outputs: int, probability: bool, asked: Any) -> tuple[str, str]:
+    """What the outputs are, and the function that makes them of the logits.
+
+    ``asked``: the function that a pipeline was told to apply, if any.
+    """
+    problem = getattr(config, "problem_type", None)
+    asked = getattr(asked, "value", asked)
+    if problem == "regression" and asked in (None, "none"):
         return "output", ""
-    if not probability:
+    if not probability or asked == "none":
         return "logit", ""
-    several = config.problem_type == "multi_label_classification" or len(config.id2label) == 1
-    return "probability", "sigmoid" if several else "softmax"
+    several = problem == "multi_label_classification" or n_outputs == 1
+    return "probability", asked or ("sigmoid" if several else "softmax")
+
+
+def _names(given: Any, n_outputs: int) -> tuple[str, ...] | None:
+    """The names of the outputs, from a mapping of their indices that may have gaps."""
+    if not isinstance(given, Mapping) or not given:
+        return None
+    names = {}
+    for key, name in given.items():
+        with suppress(TypeError, ValueError):
+            names[int(key)] = str(name)
+    if set(names) != set(range(n_outputs)):
+        warn(
+            f"model: config.id2label names {_shortly(given)}; the model has the outputs 0 to "
+            f"{n_outputs - 1}. Outputs without a name are called LABEL_i. Where the names are "
+            "shifted, set model.config.id2label = {0: ..., 1: ...}."
+        )
+    return tuple(names.get(i, f"LABEL_{i}") for i in range(n_outputs))
+
+
+def _shortly(keys: Mapping[Any, Any]) -> str:
+    listed = [repr(key) for key in keys]
+    return ", ".join(listed if len(listed) < 6 else [*listed[:3], "...", listed[-1]])

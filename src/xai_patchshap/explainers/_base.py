@@ -11,6 +11,7 @@ from captum.attr import PerturbationAttribution
 from shap._serializable import Deserializer, Serializer
 
 from ..errors import bad, check_whole
+from ..hf_models import HFModel, taken
 from ..masking import PatchMasker
 from ..models import BatchModel
 from ._captum_face import CaptumFace
@@ -58,10 +59,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             )
         elif not isinstance(masker, PatchMasker):
             masker = PatchMasker(background=masker)
+        model = self._taken(model)
         PerturbationAttribution.__init__(self, model)
-        # For a transformers pipeline, shap.Explainer.__init__ enters this constructor a
-        # second time with the wrapped model: hence linearize_link and algorithm, and
-        # hence what is this class's own is set afterwards.
         shap.Explainer.__init__(
             self,
             model,
@@ -87,6 +86,32 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
     def masker(self, masker: Any) -> None:
         self._masker, self._own_masker = masker, True
 
+    @staticmethod
+    def _taken(model: Any) -> Any:
+        """The model that stands for what the user gave."""
+        return taken(model)
+
+    @property
+    def model(self) -> Any:
+        """The model; of an assigned image-classification pipeline, what ``load_model`` makes."""
+        return self.__dict__["model"]
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self.__dict__["model"] = self._taken(model)
+
+    @property
+    def output_names(self) -> Any:
+        """Names of the outputs: those that were given, or the classes of a pipeline."""
+        given = self.__dict__["output_names"]
+        if given is None and isinstance(self.model, HFModel) and self.model.class_names:
+            return list(self.model.class_names)
+        return given
+
+    @output_names.setter
+    def output_names(self, names: Any) -> None:
+        self.__dict__["output_names"] = names
+
     @property
     def forward_func(self) -> Any:
         """Captum's name for :attr:`model`; assigning one assigns the other."""
@@ -101,7 +126,7 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
     def _options(self) -> dict[str, Any]:
         """Constructor arguments that shap's own save does not write."""
         return {
-            "output_names": self.output_names,
+            "output_names": self.__dict__["output_names"],
             "feature_names": self.feature_names,
             "seed": self.seed,
             "autocast": self.autocast,

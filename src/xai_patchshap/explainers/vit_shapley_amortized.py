@@ -122,15 +122,7 @@ class ViTShapleyAmortized(PatchExplainer):
         linearize_link: bool = True,
         algorithm: str = "auto",
     ) -> None:
-        if isinstance(model, str | Path):
-            model = load_explainer(model)
-        if not isinstance(model, ShapleyViT):
-            raise bad(
-                "model",
-                f"an object of type {type(model).__name__}",
-                "a ShapleyViT or the path of its checkpoint",
-                "xai_patchshap.amortized.train_explainer makes one for your own transformer.",
-            )
+        model = self._taken(model)
         if link is not shap.links.identity:
             raise bad("link", repr(link), "shap.links.identity: the network knows its own scale")
         whole = isinstance(refine, int | np.integer) and not isinstance(refine, bool)
@@ -157,6 +149,20 @@ class ViTShapleyAmortized(PatchExplainer):
             )
         self.refine, self.sampling = int(refine), sampling
         self._pass = _OnePass(model)
+
+    @staticmethod
+    def _taken(model: Any) -> ShapleyViT:
+        if isinstance(model, str | Path):
+            model = load_explainer(model)
+        if not isinstance(model, ShapleyViT):
+            raise bad(
+                "model",
+                f"an object of type {type(model).__name__}",
+                "a ShapleyViT or the path of its checkpoint",
+                "xai_patchshap.amortized.train_explainer makes one for your own transformer; "
+                "explain_image explains any other model.",
+            )
+        return model
 
     @classmethod
     def get_name(cls) -> str:
