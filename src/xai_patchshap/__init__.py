@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._versions import show_versions
 from .dispatch import Explainer, register, unregister
 from .errors import PatchShapError
 from .estimators import Interactions
@@ -43,6 +44,7 @@ __all__ = [
     "load_model",
     "mask_players",
     "register",
+    "show_versions",
     "slic",
     "unregister",
 ]
