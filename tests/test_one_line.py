@@ -171,11 +171,26 @@ def test_what_only_the_model_knows_costs_one_evaluation():
         assert calls == [1]
 
 
-@pytest.mark.parametrize("labels", [0, "top3"])
-def test_a_single_output_cannot_be_chosen(labels):
-    message = rf"^labels: got .*{labels}.*; expected None for a model with a single output"
+@pytest.mark.parametrize("labels", [None, 0, [0], "top1"])
+def test_a_single_output_is_the_first_and_the_largest(labels):
+    explanation = explain_image(
+        lambda x: x.mean(axis=(1, 2, 3)), PHOTO, labels=labels, players=4, background=0.0
+    )
+    assert explanation.values.shape == (1, 16, 12, 3)
+    assert explanation.values.sum() == pytest.approx(PHOTO.mean())
+
+
+@pytest.mark.parametrize("labels", [1, "top3"])
+def test_a_single_output_is_the_only_one(labels):
+    message = r"^labels: got (indices from 1 to 1; expected 0 to 0|'top3'; expected None or 'top1')"
     with pytest.raises(PatchShapError, match=message):
         explain_image(lambda x: x.mean(axis=(1, 2, 3)), PHOTO, labels=labels)
+
+
+def test_warnings_speak_of_its_arguments():
+    with pytest.warns(UserWarning, match=r"^budget=20 is few for 48 .* Give budget=384") as record:
+        explain_image(channel_means, PHOTO, budget=20)
+    assert [w.filename for w in record] == [__file__]
 
 
 def test_more_values_than_fit_into_memory(monkeypatch):
@@ -284,7 +299,8 @@ def test_a_model_of_ones_own_gets_bytes_as_they_are():
     assert seen[0].dtype == np.uint8
     np.testing.assert_array_equal(seen[0][0], BYTES)
     seen.clear()
-    explained(Watching(), BYTES)
+    with pytest.warns(UserWarning, match="whole numbers from 0 to 255"):
+        explained(Watching(), BYTES)
     np.testing.assert_array_equal(seen[0][0].permute(1, 2, 0), BYTES)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -54,8 +56,23 @@ def check_amount(what: str, value: Any, limit: float = math.inf) -> None:
         raise bad(what, repr(value), f"a number of at least 0{below}")
 
 
+# How warnings are said to the user of a function that calls its arguments by other names.
+_said: ContextVar[Callable[[str], str]] = ContextVar("_said", default=str)
+
+
+@contextmanager
+def warnings_said(say: Callable[[str], str]) -> Iterator[None]:
+    """Let :func:`warn` say its messages as ``say`` puts them."""
+    token = _said.set(say)
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn of a doubtful request, at the line of the user's own code that made it."""
+    message = _said.get()(message)
     own = ("xai_patchshap.", "captum.", "shap.")
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(own):

@@ -19,7 +19,7 @@ from torch import Tensor
 from ._arrays import as_array
 from .amortized import ShapleyViT, load_card, load_explainer
 from .dispatch import Explainer
-from .errors import PatchShapError, bad, rename
+from .errors import PatchShapError, bad, rename, warnings_said
 from .explainers._shap import Ranked
 from .masking import PatchMasker, layout_of
 from .named_models import NamedModel, load_model, open_image, outputs_called, prepares_images
@@ -44,8 +44,10 @@ _ELSEWHERE = {
     "silent": "progress",
     "target": "labels",
 }
-# What the explainers say in errors, and how it is said here.
+# What the explainers say in errors and warnings, and how it is said here.
 _SAID = (
+    (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
+    (r"\bmax_evals=", "budget="),
     (
         r"^labels: got (\d+); expected 1 to (\d+)",
         r"labels: got 'top\1'; expected 'top1' to 'top\2'",
@@ -176,16 +178,20 @@ def explain_image(
 
 @contextmanager
 def _in_these_words() -> Iterator[None]:
-    """Let errors of the explainers speak of the arguments of :func:`explain_image`."""
+    """Let errors and warnings speak of the arguments of :func:`explain_image`."""
     try:
-        yield
+        with warnings_said(_said):
+            yield
     except PatchShapError as error:
         rename(error, _ELSEWHERE)
-        message = str(error)
-        for theirs, ours in _SAID:
-            message = re.sub(theirs, ours, message)
-        error.args = (message,)
+        error.args = (_said(str(error)),)
         raise
+
+
+def _said(message: str) -> str:
+    for theirs, ours in _SAID:
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
@@ -259,7 +265,7 @@ def _chosen(labels: Any, names: Sequence[str] | None) -> Any:
     if labels is None:
         return Ranked(1, "max", if_any=True)
     if isinstance(labels, str) and re.fullmatch("top[1-9][0-9]*", labels):
-        return _Top(int(labels[3:]), "max")
+        return _Top(int(labels[3:]), "max", if_any=labels == "top1")
     labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
     chosen = []
     for label in labels if isinstance(labels, list | tuple) else [labels]:
