@@ -76,7 +76,7 @@ def as_array(x: Any) -> NDArray[Any]:
     """
     if not isinstance(x, Tensor):
         return np.asarray(x)
-    x = x.detach().cpu().resolve_neg()
+    x = plain_tensor(x, "x").cpu()
     known = (torch.float16, torch.float32, torch.float64)
     known_to_numpy = not x.is_floating_point() or x.dtype in known
     array: NDArray[Any] = (x if known_to_numpy else x.float()).numpy()

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import PatchShapError, bad
+from .errors import PatchShapError, bad, rename
 
-__all__ = ["as_scores"]
+__all__ = ["as_scores", "one_score_each"]
 
 _EXPECTED = "one tensor or array of numbers, one row of scores for each image"
 _LIKELY = ("logits", "logits_per_image", "out", "scores", "pooler_output", "output", "pred")
@@ -58,6 +59,25 @@ def as_scores(output: Any) -> Tensor:
     if isinstance(output, np.ma.MaskedArray):
         raise _refused("a masked array", "Wrap the model: lambda x: model(x).filled(0).")
     return _from_array(output)
+
+
+def one_score_each(what: str, output: Any, n_rows: int) -> NDArray[np.float64]:
+    """One finite number for each row, of an output (n_rows,) or (n_rows, 1) of ``what``."""
+    try:
+        values = as_scores(output).detach().double().cpu().numpy()
+    except PatchShapError as error:
+        rename(error, {"model": what})
+        raise
+    if values.shape not in ((n_rows,), (n_rows, 1)):
+        raise bad(
+            what,
+            f"an output of shape {values.shape} for a batch of {n_rows}",
+            f"({n_rows},) or ({n_rows}, 1), one value for each row",
+            "Select one output of the model.",
+        )
+    if not np.isfinite(values).all():
+        raise bad(f"output of {what}", "NaN or infinite numbers", "finite numbers")
+    return values.ravel()
 
 
 def _dense(output: Tensor) -> Tensor:

@@ -113,10 +113,17 @@ def attention_matrices(model: nn.Module, images: Tensor) -> Tensor:
     ]
     try:
         with torch.no_grad():
-            model(images)
+            model(images.clone())  # a model may write into its input
     finally:
         for handle in handles:
             handle.remove()
+    if len(found) != len(layers) or len({len(scores) for scores in found}) != 1:
+        raise bad(
+            "model",
+            f"{len(found)} calls of the attention of {len(layers)} blocks",
+            "one call of each block for a batch",
+            "Give the transformer itself, neither compiled nor called several times.",
+        )
     return torch.stack(found, dim=1)
 
 

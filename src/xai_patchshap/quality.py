@@ -329,7 +329,10 @@ def _classes(
         if targets != "predicted":
             raise bad("targets", repr(targets), "'predicted', or a tensor of classes (N,)")
         with torch.no_grad():
-            parts = [network.surrogate.model(x).argmax(1) for x in torch.split(images, batch_size)]
+            parts = [
+                network.surrogate.model(x.clone()).argmax(1)  # a model may write into its input
+                for x in torch.split(images, batch_size)
+            ]
         target = torch.cat(parts)
     else:
         fits = targets.shape == (n,) and not targets.is_floating_point()

@@ -86,6 +86,8 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     columns = getattr(x, "columns", None)  # of a pandas DataFrame
     given = _stacked(x)
     dtype: np.dtype[Any] | torch.dtype | None = given.dtype
+    if isinstance(dtype, np.dtype):
+        dtype = dtype.newbyteorder("=")
     if given.ndim not in (2, 4):
         hint = {
             3: "One image alone needs a batch axis: x[None].",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._outputs import one_score_each
 from ..errors import bad
 
 __all__ = ["Curve", "IoU", "deletion_curve", "insertion_curve", "masker_game", "max_iou"]
@@ -234,7 +235,7 @@ def insertion_curve(
     for start in range(0, len(distinct), batch_size):
         some = slice(start, start + batch_size)
         shown = rank < distinct[some, None]
-        found[some] = _outputs("game", game(shown), len(shown))
+        found[some] = one_score_each("game", game(shown), len(shown))
     base, full, values = float(found[place[0]]), float(found[place[1]]), found[place[2:]]
     predicted = base + _cumulative(flat[order])[sizes]
     return Curve(fractions, values, predicted, base, full, "insertion", rule)
@@ -312,19 +313,6 @@ def _weights(given: ArrayLike, n: int) -> Floats:
         raise bad("weights", f"the weight {weights.min():g}", "numbers above 0")
     # Against the largest: equal weights of any size then sum as exactly as ones.
     return np.asarray(weights.ravel() / weights.max())
-
-
-def _outputs(what: str, raw: Any, n_rows: int) -> Floats:
-    """One finite float64 per row, or an error."""
-    values = np.asarray(raw, dtype=np.float64)
-    if values.shape not in ((n_rows,), (n_rows, 1)):
-        raise bad(
-            what,
-            f"an output of shape {values.shape} for a batch of {n_rows}",
-            f"({n_rows},) or ({n_rows}, 1), one value for each row",
-            "Select one output of the model.",
-        )
-    return _finite(f"output of {what}", values.ravel())
 
 
 class IoU(NamedTuple):
@@ -462,7 +450,7 @@ def masker_game(
         mask = shown.reshape(len(shown), *mask_shape)
         total = np.zeros(len(shown))
         for one in hidden:
-            total += _outputs("predict", predict(np.where(mask, pixels, one)), len(shown))
+            total += one_score_each("predict", predict(np.where(mask, pixels, one)), len(shown))
         return total / len(hidden)
 
     return game

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from ..errors import bad
+from .._outputs import one_score_each
+from ..errors import bad, check_whole
 
 __all__ = ["faithfulness", "sensitivity_n"]
 
@@ -166,7 +167,9 @@ def _score(game: GameLike, phi: Floats, coalitions: Bools, batch_size: int) -> f
     size = at_least(1, "batch_size", batch_size)
     parts = [coalitions[i : i + size] for i in range(0, len(coalitions), size)]
     # Copies, so that a game that writes into its argument does not change the sums.
-    values = np.concatenate([_outputs(game(part.copy()), len(part)) for part in parts])
+    values = np.concatenate(
+        [one_score_each("game", game(part.copy()), len(part)) for part in parts]
+    )
     return float(rank_correlation(coalitions @ phi, values))
 
 
@@ -181,21 +184,4 @@ def _attribution(given: ArrayLike) -> Floats:
 
 def at_least(least: int, what: str, number: Any) -> int:
     """The number, or an error unless it is a whole number that is large enough."""
-    if number != int(number) or number < least:
-        raise bad(what, number, f"a whole number of at least {least}")
-    return int(number)
-
-
-def _outputs(raw: Any, n_rows: int) -> Floats:
-    """One finite float64 per row, or an error."""
-    values = np.asarray(raw, dtype=np.float64)
-    if values.shape not in ((n_rows,), (n_rows, 1)):
-        raise bad(
-            "game",
-            f"an output of shape {values.shape} for a batch of {n_rows}",
-            f"({n_rows},) or ({n_rows}, 1), one value for each row",
-            "Select one output of the model.",
-        )
-    if not np.isfinite(values).all():
-        raise bad("output of game", "NaN or infinite numbers", "finite numbers")
-    return np.asarray(values.ravel())
+    return check_whole(what, number, least)
