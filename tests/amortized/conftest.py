@@ -8,15 +8,6 @@ from torch import nn
 from xai_patchshap.amortized import ShapleyViT
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # The models are tiny: threads would only wait for each other.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny_vit(seed=0, **options):
     """A transformer of 4x4 patches whose outputs depend on its patches."""
     options = {

@@ -132,10 +132,12 @@ def test_bad_requests_are_refused(vit):
 
 
 def test_an_architecture_that_timm_refuses_is_an_error():
-    with pytest.raises(PatchShapError, match="architecture: got 'vit_none' with"):
+    with pytest.raises(PatchShapError, match="architecture: got 'vit_none'; expected the name"):
         Architecture("vit_none").build()
+    with pytest.raises(PatchShapError, match="an option 'no_such_option'; expected those"):
+        Architecture("test_vit", {"no_such_option": 1})
     with pytest.raises(PatchShapError, match="arguments that it takes"):
-        Architecture("test_vit", {"no_such_option": 1}).build()
+        Architecture("test_vit", {"num_heads": 7}).build()
 
 
 def test_what_is_predicted_and_tapped_is_checked(vit):

@@ -23,14 +23,6 @@ ARGS = {
 QUICK = ["--epochs", "1", "--batch-size", "8", "--silent", "--device", "cpu"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Photographs in class folders, the weights of a classifier, and what was trained."""
@@ -139,14 +131,14 @@ def test_bad_requests_are_refused(folder, tmp_path, capsys):
     wrong = [*surrogate, name, "--weights", "random", "--model-args"]
     assert "--model-args: got '[1]'; expected a JSON object" in failing(capsys, *wrong, "[1]")
     assert "expected a JSON object" in failing(capsys, *wrong, "{")
-    assert "arguments that it takes" in failing(capsys, *wrong, '{"bogus": 1}')
+    assert "--model-args: got an option 'bogus'" in failing(capsys, *wrong, '{"bogus": 1}')
+    assert "arguments that it takes" in failing(capsys, *wrong, '{"num_heads": 7}')
     small = json.dumps(ARGS)
     assert "--device: got 'x'; expected a dev" in failing(capsys, *wrong, small, "--device", "x")
     missing = [*wrong, small, "--validation", tmp_path / "nothing"]
     assert "expected a folder with images, at any depth" in failing(capsys, *missing)
-    err = failing(capsys, "train", "surrogate", images, *out, "--model", "timm:resnet18",
-                  "--weights", "random")  # fmt: skip
-    assert "0 vision transformers" in err
+    for strange in ("timm:resnet18", "timm:hf-hub:timm/vit_tiny_patch16_224", "timm:local-dir:/"):
+        assert "timm:NAME with the name of a Vis" in failing(capsys, *surrogate, strange)
     err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none")
     assert "which is no file" in err
     err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none",

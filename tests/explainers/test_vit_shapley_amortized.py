@@ -125,8 +125,8 @@ def test_every_form_of_target(explainer, images, target):
 
 
 def test_batches_do_not_matter(explainer, photographs):
-    images = photographs[0]
-    together = explainer.explain_players(images, max_evals=40, batch_size=7).values
+    images = photographs[0][:4]
+    together = explainer.explain_players(images, max_evals=40, batch_size=3).values
     alone = [explainer.explain_players(x[None], max_evals=40).values[0] for x in images]
     assert np.allclose(together, np.stack(alone), atol=1e-5)
 
@@ -143,7 +143,7 @@ def test_one_explanation_is_one_pass(network, images, monkeypatch):
     explainer = ViTShapleyAmortized(network)
     explainer.attribute(images, target=0)
     explainer(images, silent=True)
-    explainer(images, max_evals=20, silent=True)
+    explainer(images, max_evals=8, silent=True)
     assert calls == [3, 3, 3]
 
 
@@ -157,6 +157,7 @@ def test_the_model_is_left_alone(network, images):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
+@pytest.mark.slow
 def test_refinement_spends_its_budget_and_comes_closer(network, images, truth):
     explainer = ViTShapleyAmortized(network, refine=128)
     refined = explainer.explain_players(images)
@@ -205,6 +206,7 @@ def gaming(network, images):
     return made
 
 
+@pytest.mark.slow
 def test_a_refinement_starts_from_the_predicted_game(gaming, images):
     with torch.no_grad():
         truth = gaming.predict(images).game.shapley_values(n_orders=500)
@@ -220,6 +222,7 @@ def test_a_refinement_starts_from_the_predicted_game(gaming, images):
     assert np.array_equal(refined.base_values, alone.base_values)
 
 
+@pytest.mark.slow
 def test_errors_cover_those_of_the_predicted_games_own_values(gaming, images):
     with torch.no_grad():
         truth = gaming.predict(images).game.shapley_values(n_orders=500).numpy()
@@ -254,12 +257,13 @@ def test_a_predicted_game_knows_its_patches_in_any_order(gaming, images):
     base = torch.arange(64).reshape(8, 8).repeat_interleave(4, 0).repeat_interleave(4, 1)
     explainer = ViTShapleyAmortized(gaming)
     plain, turned = (
-        explainer.attribute(images, target=0, feature_mask=mask, n_samples=64)
+        explainer.attribute(images[:1], target=0, feature_mask=mask, n_samples=64)
         for mask in (base, 63 - base)
     )
     assert torch.allclose(plain, turned, atol=0.02 * float(plain.abs().max()))
 
 
+@pytest.mark.slow
 def test_a_bad_predicted_game_does_no_harm_in_the_end(network, images, truth):
     bad = ShapleyViT(network.surrogate.model, n_frozen=6, predicts="game").eval()
     refined = ViTShapleyAmortized(bad, refine=512).explain_players(images).values
@@ -268,12 +272,39 @@ def test_a_bad_predicted_game_does_no_harm_in_the_end(network, images, truth):
     assert np.mean((refined - truth) ** 2) < 1.2 * np.mean((plain - truth) ** 2)
 
 
+def test_a_refinement_spends_its_budget_and_adds_up(network, images):
+    alone = ViTShapleyAmortized(network).explain_players(images[:2])
+    explainer = ViTShapleyAmortized(network, refine=32)
+    refined = explainer.explain_players(images[:2])
+    assert explainer.last_run.evaluations.tolist() == [31] * 2  # the empty one is known
+    assert np.allclose(refined.values.sum(1), alone.values.sum(1), atol=1e-12)
+    assert not np.allclose(refined.values, alone.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["tensor", "array"])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "int32", "bool", "uint16"])
+def test_whole_numbers_are_refused(explainer, images, dtype, layout):
+    x = (images * 255).numpy().astype(dtype)
+    x = torch.from_numpy(x) if layout == "tensor" else x.transpose(0, 2, 3, 1)
+    calls = [explainer, explainer.explain_players, explainer.shap_values]
+    if layout == "tensor":
+        calls += [
+            lambda x: explainer.attribute(x, target=0),
+            lambda x: explainer.attribute((x,), target=0),
+            lambda x: explainer.compute_convergence_delta(images, None, x, target=0),
+        ]
+    for call in calls:
+        with pytest.raises(PatchShapError, match=r"inputs: got whole numbers .* takes x / 255\."):
+            call(x)
+
+
 def test_errors_of_a_prediction_are_those_of_validation(explainer, network, images):
     found = explainer.explain_players(images).error_std
     assert np.allclose(found, np.broadcast_to(network.rmse, found.shape))
     assert np.allclose(explainer.explain_players(images, outputs=[4]).error_std, network.rmse[4])
 
 
+@pytest.mark.slow
 def test_errors_of_a_refinement_are_about_right(network, photographs):
     images = photographs[0][:6]
     halves = [shapley_values(network, images, 1500, control=True, seed=s) for s in (3, 4)]
@@ -292,7 +323,7 @@ def test_without_calibration_errors_are_unknown_and_refinement_still_works(netwo
     try:
         explainer = ViTShapleyAmortized(network)
         assert np.isinf(explainer.explain_players(images).error_std).all()
-        refined = explainer.explain_players(images, max_evals=200)
+        refined = explainer.explain_players(images[:1], max_evals=24)
         assert np.isfinite(refined.error_std).all()
     finally:
         network.ridge, network.rmse = ridge, rmse
@@ -300,7 +331,8 @@ def test_without_calibration_errors_are_unknown_and_refinement_still_works(netwo
 
 def test_seeds_hold(network, images):
     def values(seed):
-        return ViTShapleyAmortized(network, seed=seed).explain_players(images, max_evals=40).values
+        explainer = ViTShapleyAmortized(network, seed=seed)
+        return explainer.explain_players(images[:1], max_evals=16).values
 
     assert np.array_equal(values(1), values(1))
     assert not np.array_equal(values(1), values(2))
@@ -320,7 +352,7 @@ def test_shaps_save_and_load(network, images):
     stream.seek(0)
     again = ViTShapleyAmortized.load(stream, model_loader=_load_network)
     assert (again.refine, again.seed) == (20, 3)
-    a, b = (e.explain_players(images).values for e in (explainer, again))
+    a, b = (e.explain_players(images[:1]).values for e in (explainer, again))
     assert np.array_equal(a, b)
 
 

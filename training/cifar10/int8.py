@@ -17,7 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from xai_patchshap.amortized.surrogate import fingerprint
+from xai_patchshap.amortized._digests import model_digest
 
 N_CALIBRATION = 300
 _ROWS = 128  # of one request
@@ -52,7 +52,7 @@ class Int8:
     def __init__(self, surrogate: nn.Module, images: Tensor, folder: Path) -> None:
         self.surrogate = surrogate.eval()
         core = openvino.Core()
-        file = folder / f"int8-{fingerprint(surrogate).replace(':', '-')}.xml"
+        file = folder / f"int8-{model_digest(surrogate)[:16]}.xml"
         if not file.exists():
             new = folder / "int8-new.xml"
             openvino.save_model(self._quantised(images), new)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .._folders import draft_of, only_process_in
 from ..errors import bad
 
-__all__ = ["batches", "image_of", "images_of", "write_atomically"]
+__all__ = ["alone_in", "alone_in_out", "batches", "image_of", "images_of", "write_atomically"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 
 class _Numbered(Dataset[tuple[int, Tensor]]):
@@ -31,7 +40,7 @@ class _Numbered(Dataset[tuple[int, Tensor]]):
 def image_of(dataset: Any, index: int) -> Tensor:
     """Image (C, H, W) of an item, which is an image or begins with one."""
     item = dataset[index]
-    image = item[0] if isinstance(item, tuple | list) else item
+    image = item[0] if isinstance(item, tuple | list) and item else item
     if not isinstance(image, Tensor) or image.dim() != 3:
         came = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise bad(
@@ -39,6 +48,13 @@ def image_of(dataset: Any, index: int) -> Tensor:
             f"an image of {came}",
             "tensors (C, H, W), alone or before a label",
             "torchvision.transforms.ToTensor() makes them of photographs.",
+        )
+    if not image.is_floating_point():
+        raise bad(
+            "dataset",
+            f"an image of {image.dtype}",
+            "floating-point images, as the model takes them",
+            "Divide whole numbers of 0 to 255 by 255.",
         )
     return image
 
@@ -73,9 +89,43 @@ def batches(
 
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a file so that it is there as a whole or as it was before, whatever happens."""
-    new = file.with_name(f"{file.name}.new")
+    new = draft_of(file)
     with new.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     new.replace(file)
+
+
+@contextmanager
+def alone_in(out: str | Path, accelerator: Any = None) -> Iterator[Path]:
+    """The folder of a run, for this run alone; also within a run that has it already."""
+    folder = Path(out)
+    place = folder.resolve()
+    if place in _HELD.get():
+        yield folder
+    elif accelerator is not None and not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield folder
+    else:
+        with only_process_in(folder):
+            token = _HELD.set(_HELD.get() | {place})
+            try:
+                if accelerator is not None:
+                    accelerator.wait_for_everyone()
+                yield folder
+            finally:
+                _HELD.reset(token)
+
+
+def alone_in_out(train: Callable[P, R]) -> Callable[P, R]:
+    """The same function, alone in the folder that its argument ``out`` names."""
+    signature = inspect.signature(train)
+
+    @wraps(train)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        given = signature.bind(*args, **options).arguments
+        with alone_in(given["out"], given.get("accelerator")):
+            return train(*args, **options)
+
+    return run

@@ -8,6 +8,7 @@ started again ends with the same weights as one that was not.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from tqdm.auto import tqdm
 from ..errors import PatchShapError, bad
 from ._data import batches, write_atomically
 from ._schedule import Schedule
+from ._table import check_same
 
 __all__ = ["Fitted", "fit"]
 
@@ -109,7 +111,6 @@ def fit(
     trained_before : bool
         Whether the weights it comes with may be the best ones.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     n = len(dataset)
     batch = min(schedule.batch_size, n)
     steps_per_epoch = n // batch
@@ -159,7 +160,7 @@ def fit(
         return score, {"score": score, "weights": kept} if score < than else {}
 
     if trained_before and state is None:
-        best = better(math.inf)[1]
+        best = better(math.inf)[1] or best
     trained.train()
     for indices, images in batches(dataset, batch, seed, step, steps, schedule.workers):
         for group in prepared.param_groups:
@@ -217,6 +218,11 @@ def fit(
     for module in plain:
         module.fused_attn = True
     run.wait_for_everyone()
+    if not best["weights"]:
+        raise PatchShapError(
+            f"{name}: the validation scores are not finite; expected finite ones. Lower the "
+            "learning rate, or train without autocast."
+        )
     return Fitted(best["weights"], best["score"], history)
 
 
@@ -267,31 +273,32 @@ def _parts(arguments: tuple[Any, ...], n_parts: int, run: Any) -> list[tuple[Any
 
 
 def _load_state(file: Path, settings: dict[str, Any]) -> Any:
+    """The state that a file holds, if it is there: a digest, and what torch saved."""
     if not file.exists():
         return None
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        known = state["settings"]
+        stored = file.read_bytes()
+        digest, content = stored[:32], stored[32:]
+        if digest != _sha256(content):
+            raise ValueError("its contents are not those that were written")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        known = dict(state["settings"])
     except Exception as error:
         raise bad(
             "out", f"'{file}'", "the state of a run of this stage", f"Remove it. ({error})"
         ) from error
-    changed = sorted(k for k in settings.keys() | known.keys() if settings.get(k) != known.get(k))
-    if changed:
-        raise bad(
-            "out",
-            f"'{file.parent}', which holds a run with other settings "
-            f"({', '.join(f'{k}={known.get(k)!r}' for k in changed)})",
-            f"a new folder, or the same settings as now "
-            f"({', '.join(f'{k}={settings.get(k)!r}' for k in changed)})",
-        )
+    check_same(file.parent, known, settings)
     return state
 
 
 def _save_state(file: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(file, buffer.getvalue())
+    write_atomically(file, _sha256(buffer.getvalue()) + buffer.getvalue())
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _save_log(file: Path, history: list[dict[str, float]]) -> None:

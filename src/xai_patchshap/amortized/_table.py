@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +17,17 @@ from tqdm.auto import tqdm
 from ..errors import bad
 from ._data import write_atomically
 
-__all__ = ["Table"]
+__all__ = ["Table", "check_same"]
+
+# What a digest in a key is of.
+_DIGESTS = {
+    "dataset": "other training images",
+    "validation": "other validation images",
+    "weights": "another model or other weights",
+    "network": "another network or other weights",
+    "start": "another network to start from",
+    "evaluate": "other code to evaluate with",
+}
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -34,7 +45,8 @@ class Table:
     names : sequence of str
         The names.
     key : dict
-        What the numbers depend on; a folder with those of another key is refused.
+        What the numbers depend on, a part in each entry. A folder with numbers of another key
+        is refused; those that are damaged are computed again.
     """
 
     def __init__(
@@ -51,28 +63,26 @@ class Table:
         progress: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        known = folder / "key.json"
-        key = json.loads(json.dumps({**key, "rows": n_rows, "chunk": chunk}, default=str))
-        if known.exists() and json.loads(known.read_text()) != key:
-            raise bad(
-                "out", f"'{folder}', which holds values of other settings", "a folder without them"
-            )
-        if accelerator is None or accelerator.is_main_process:
-            write_atomically(known, json.dumps(key).encode())
+        key = json.loads(json.dumps({**key, "rows": n_rows, "chunk": chunk}))
         self.chunk = chunk
         starts = range(0, n_rows, chunk)
         files = {s: [folder / f"{name}-{s // chunk:05d}.npy" for name in names] for s in starts}
-        missing = [s for s in starts if not all(f.exists() for f in files[s])]
+        notes = {s: folder / f"{s // chunk:05d}.json" for s in starts}
         ranks = 1 if accelerator is None else accelerator.num_processes
         rank = 0 if accelerator is None else accelerator.process_index
-        # By their numbers: what is missing changes while other processes write.
-        missing = [s for s in missing if s // chunk % ranks == rank]
+        mine = [s for s in starts if s // chunk % ranks == rank]
+        missing = [s for s in mine if not _is_kept(notes[s], files[s], key)]
         for start in tqdm(missing, desc=title, disable=not progress or rank > 0):
             arrays = compute(np.arange(start, min(start + chunk, n_rows)))
+            digests = []
             for name, file in zip(names, files[start], strict=True):
                 buffer = io.BytesIO()
                 np.save(buffer, arrays[name])
                 write_atomically(file, buffer.getvalue())
+                digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
+            # The note comes last: without it the chunk is not there.
+            note = {"key": key, "sha256": digests}
+            write_atomically(notes[start], json.dumps(note).encode())
         if accelerator is not None:
             accelerator.wait_for_everyone()
         self._files = [dict(zip(names, fs, strict=True)) for fs in files.values()]
@@ -86,3 +96,38 @@ class Table:
             name: np.stack([self._mapped(self._files[c][name])[row] for c, row in places])
             for name in self._files[0]
         }
+
+
+def _is_kept(note: Path, files: Sequence[Path], key: dict[str, Any]) -> bool:
+    """Whether a chunk is there as it was written, or an error if it is of another key."""
+    try:
+        said = json.loads(note.read_bytes())
+        theirs, digests = dict(said["key"]), list(said["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    check_same(note.parent, theirs, key)
+    try:
+        return digests == [_digest(file) for file in files]
+    except OSError:
+        return False
+
+
+def check_same(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise if what is kept in a folder belongs to other images, weights or settings."""
+    other = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    if not other:
+        return
+
+    things = [_DIGESTS[k] for k in other if k in _DIGESTS]
+    values = [f"{k}={theirs.get(k)!r}, not {ours.get(k)!r}" for k in other if k not in _DIGESTS]
+    raise bad(
+        "out",
+        f"'{folder}', which holds what was made with {'; '.join([*things, *values])}",
+        "a new folder, or one of the same images, weights and settings",
+        "Name another folder, or remove this one to begin again.",
+    )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from ..errors import bad
 from ..estimators import KernelShap
+from ._digests import images_digest, model_digest
+from ._table import Table
 from .network import ShapleyViT
 
 __all__ = ["calibrate", "explained_variance", "per_image_correlation", "shapley_values"]
@@ -97,6 +101,8 @@ def calibrate(
     seed: int = 1,
     batch_size: int = 512,
     autocast: torch.dtype | None = None,
+    keep: str | Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Choose the ridge of refinements, and measure the errors of predictions.
 
@@ -113,6 +119,9 @@ def calibrate(
         Their Shapley values; by default KernelSHAP's from ``n_reference`` evaluations.
     budgets : sequence of int
         Evaluations of refinements.
+    keep : path, optional
+        Folder for the references, so that a calibration that was stopped goes on.
+    progress : bool
 
     Returns
     -------
@@ -121,10 +130,28 @@ def calibrate(
     """
     if not len(images):
         raise bad("images", "none", "at least one image")
-    if reference is None:
-        reference = shapley_values(
-            network, images, n_reference, batch_size=batch_size, autocast=autocast
-        )
+
+    def computed(rows: NDArray[np.int64]) -> dict[str, Floats]:
+        some = images[torch.from_numpy(rows).to(images.device)]
+        found = shapley_values(network, some, n_reference, batch_size=batch_size, autocast=autocast)
+        return {"reference": found}
+
+    everything = np.arange(len(images))
+    if reference is None and keep is not None:
+        key = {
+            "network": model_digest(network),
+            "images": images_digest(images, name="images"),
+            "evaluations": n_reference,
+            "autocast": str(autocast),
+        }
+        folder = Path(keep) / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        kept = Table(
+            folder, len(images), computed, ["reference"], key, chunk=4, title="calibration",
+            progress=progress,
+        )  # fmt: skip
+        reference = kept.rows(everything)["reference"]
+    elif reference is None:
+        reference = computed(everything)["reference"]
     predicted = _predicted(network, images, batch_size)
     kernel = KernelShap(network.n_players, max(budgets), seed)
     values = _game_values(network, images, kernel, batch_size, autocast)

@@ -1,25 +1,32 @@
 """Checkpoints: weights as safetensors, and beside them a JSON card that says what they are.
 
-Nothing is unpickled. A card names the architecture, so that a checkpoint loads by itself.
+Nothing is unpickled. A card names the architecture, so that a checkpoint loads by itself. It
+holds the SHA-256 of the weights and its own, and an explainer's that of its surrogate's card: no
+file of a checkpoint can change without notice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+import re
+import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import PatchShapError, bad
+from ..tokens import TokenDropping
 from ._data import write_atomically
-from .network import Architecture, ShapleyViT
+from .network import PREDICTS, Architecture, ShapleyViT
 
 __all__ = [
     "load_card",
@@ -31,7 +38,12 @@ __all__ = [
 ]
 
 _FORMAT = "xai_patchshap"
-_VERSION = "1"
+_VERSION = "2"
+_LARGEST_CARD = 2**24
+_LARGEST_HEADER = 2**23  # of some ten thousand weights
+_NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_ZEROS = b"0" * 64
+_OWN_DIGEST = rb'(?<=\n "sha256": ")[0-9a-f]{64}(?="\n}\n\Z)'
 
 
 def save_surrogate(
@@ -58,7 +70,7 @@ def save_surrogate(
         To store floating-point weights in, as ``torch.float16``.
     """
     described = None if architecture is None else architecture.as_dict()
-    _save(Path(path), kind, model.state_dict(), {"architecture": described, **(card or {})}, dtype)
+    _save(Path(path), kind, model.state_dict(), {"architecture": described}, card, dtype)
 
 
 def save_explainer(
@@ -81,9 +93,9 @@ def save_explainer(
     card, dtype
         As in :func:`save_surrogate`.
     """
-    file = Path(surrogate)
+    beside = load_card(surrogate)
     described = {
-        "surrogate": {"file": file.name, "sha256": _digest(file)},
+        "surrogate": {"file": Path(surrogate).name, "sha256": beside["sha256"]},
         "n_frozen": network.n_frozen,
         "n_extra": network.n_extra,
         "probability": network.probability,
@@ -91,9 +103,8 @@ def save_explainer(
         "taps": list(network.taps),
         "ridge": network.ridge,
         "rmse": network.rmse,
-        **(card or {}),
     }
-    _save(Path(path), "explainer", network.trained_state(), described, dtype)
+    _save(Path(path), "explainer", network.trained_state(), described, card, dtype)
 
 
 def load_card(path: str | Path) -> dict[str, Any]:
@@ -106,16 +117,42 @@ def load_card(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path).with_suffix(".json")
     try:
-        card = json.loads(file.read_text())
-        if card["format"] != _FORMAT or card["version"] != _VERSION:
+        if not file.is_file():
+            raise FileNotFoundError("no such file")
+        if file.stat().st_size > _LARGEST_CARD:
+            raise ValueError(f"larger than {_LARGEST_CARD} bytes")
+        content = file.read_bytes().replace(b"\r\n", b"\n")  # as git may write it
+        card = json.loads(content.decode(), parse_constant=_no_number)
+        if card["format"] != _FORMAT:
             raise KeyError("format")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if (version := card["version"]) not in ("1", _VERSION):
+            raise KeyError("version")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise bad(
             "card",
             f"'{file}' ({type(error).__name__}: {error})",
             "the JSON card that lies beside every checkpoint of this package",
             "Keep NAME.json and NAME.safetensors together.",
         ) from error
+    if version != _VERSION:
+        raise bad(
+            "card",
+            f"'{file}' of version {reprlib.repr(version)}",
+            f"version {_VERSION!r}, with the SHA-256 of card and weights",
+            "Train again; or, if you trust the files, load the weights with safetensors' load_file "
+            "into a model of the same architecture and save it with save_surrogate or "
+            "save_explainer.",
+        )
+    if card.get("sha256") != _card_digest(content):
+        raise bad(
+            "card",
+            f"'{file}', whose contents are not those of its SHA-256",
+            "the card as it was saved",
+            "It is damaged or was edited: copy it again, or save the checkpoint again with the "
+            "card that you want.",
+        )
+    _check_entries(file, card, _OF_EVERY_CARD)
+    _check_entries(file, card, _OF_KIND.get(card["kind"], {}))
     return dict(card)
 
 
@@ -163,71 +200,130 @@ def load_explainer(path: str | Path, surrogate: nn.Module | None = None) -> Shap
     if surrogate is None:
         beside = file.with_name(card["surrogate"]["file"])
         surrogate = load_surrogate(beside)
-        if _digest(beside) != card["surrogate"]["sha256"]:
+        if load_card(beside)["sha256"] != card["surrogate"]["sha256"]:
             raise bad(
                 "surrogate",
-                f"'{beside}' with other contents than the explainer was trained for",
-                f"SHA-256 {card['surrogate']['sha256'][:16]}...",
+                f"'{beside}' with another card or other contents than the explainer was trained "
+                "for",
+                f"a card of SHA-256 {card['surrogate']['sha256'][:16]}...",
                 "Keep the two checkpoints of a training together.",
             )
-    network = ShapleyViT(
-        surrogate,
-        n_frozen=card["n_frozen"],
-        n_extra=card["n_extra"],
-        probability=card["probability"],
-        # Cards of the first version have neither.
-        predicts=card.get("predicts", "values"),
-        taps=card.get("taps", ()),
+    # No more is built than there are weights for.
+    _check_blocks(
+        file, weights, "blocks", card["n_extra"] + _depth_of(surrogate) - card["n_frozen"]
     )
+    with torch.random.fork_rng(devices=[]):
+        network = ShapleyViT(
+            surrogate,
+            n_frozen=card["n_frozen"],
+            n_extra=card["n_extra"],
+            probability=card["probability"],
+            predicts=card["predicts"],
+            taps=card["taps"],
+        )
+    for key in ("rmse", "class_names"):
+        if card.get(key) is not None and len(card[key]) != network.n_outputs:
+            came = f"'{file}', with {len(card[key])} entries of {key}"
+            raise bad("card", came, f"{network.n_outputs}, one for each output of the surrogate")
     network.ridge, network.rmse = card["ridge"], card["rmse"]
-    own = {k: v for k, v in network.state_dict().items() if k.startswith("surrogate.")}
-    _fill(network, {**own, **weights}, file)
+    _check_shapes(file, weights, network.trained_state())
+    network.load_state_dict({**network.state_dict(), **weights})
     return network.eval()
+
+
+def check_card(card: dict[str, Any] | None) -> dict[str, Any]:
+    """What is to be said on a card, or an error before all the work."""
+    try:
+        _text_of(dict(card or {}))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise bad(
+            "card", reprlib.repr(card), "a dictionary of what JSON can hold", f"({error})"
+        ) from error
+    return dict(card or {})
 
 
 def _load_model(path: Path, kind: str, model: nn.Module | None) -> nn.Module:
     card, weights = _read(path, kind)
     if model is None:
-        if not card.get("architecture"):
+        if not card["architecture"]:
             raise bad(
                 "model",
                 "None",
                 f"a module for the weights of '{path}', whose card names no architecture",
             )
-        model = Architecture(**card["architecture"]).build()
-    _fill(model, weights, path)
+        architecture = Architecture(**card["architecture"])
+        n_blocks = architecture.options.get("depth")
+        if n_blocks is not None:
+            _check_blocks(path, weights, "model.blocks", n_blocks)
+        # On the device "meta" nothing takes memory, whatever sizes the card asks for.
+        _check_shapes(path, weights, architecture.build("meta").state_dict())
+        with torch.random.fork_rng(devices=[]):
+            model = architecture.build()
+    _check_shapes(path, weights, model.state_dict())
+    model.load_state_dict(weights)
     return model.eval()
 
 
 def _save(
-    path: Path, kind: str, weights: dict[str, Tensor], card: dict[str, Any], dtype: Any
+    path: Path,
+    kind: str,
+    weights: dict[str, Tensor],
+    described: dict[str, Any],
+    card: dict[str, Any] | None,
+    dtype: Any,
 ) -> None:
     if path.suffix != ".safetensors":
         raise bad("path", f"'{path}'", "a name that ends in .safetensors")
     stored = {
-        k: v.detach().cpu().to(dtype if dtype and v.is_floating_point() else v.dtype).contiguous()
+        # Copies: safetensors takes no weights that share their memory.
+        k: v.detach().to("cpu", dtype if dtype and v.is_floating_point() else v.dtype, copy=True)
         for k, v in weights.items()
     }
-    marks = {"format": _FORMAT, "version": _VERSION, "kind": kind}
+    if not all(bool(v.isfinite().all()) for v in stored.values()):
+        raise bad("model", f"weights that are NaN or infinite as {dtype or 'they are'}", "finite")
+    stored = {k: v.contiguous() for k, v in stored.items()}
+    content = save(stored, metadata={"format": _FORMAT, "kind": kind})
+    ours = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "kind": kind,
+        "weights": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
+        **described,
+    }
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
-    content = {**marks, **card, "versions": versions}
-    write_atomically(path.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(path, save(stored, metadata=marks))
+    last = {"versions": versions, "sha256": _ZEROS.decode()}
+    said = {k: v for k, v in check_card(card).items() if k not in ours and k not in last}
+    text = _text_of({**ours, **said, **last})
+    text = re.sub(_OWN_DIGEST, _card_digest(text).encode(), text)
+    write_atomically(path.with_suffix(".json"), text)
+    write_atomically(path, content)
+
+
+def _text_of(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _card_digest(content: bytes) -> str:
+    """Of a card without its own digest, which is the last it says."""
+    return hashlib.sha256(re.sub(_OWN_DIGEST, _ZEROS, content)).hexdigest()
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Card and weights of a checkpoint of this kind, or an error."""
+    """Card and weights of a checkpoint of this kind, as they were saved, or an error."""
     if not path.is_file():
         raise bad("checkpoint", f"'{path}', which is no file", "a .safetensors file and its card")
     try:
+        with path.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        if header > min(path.stat().st_size, _LARGEST_HEADER):
+            raise SafetensorError(f"a header of {header} bytes")
         with safe_open(path, framework="pt") as stored:
             marks = stored.metadata() or {}
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise bad(
             "checkpoint",
             f"'{path}', which is damaged or no safetensors file ({error})",
@@ -237,35 +333,141 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if marks.get("format") != _FORMAT or marks.get("kind") != kind:
         came = "which is not of this package"
         if marks.get("format") == _FORMAT:
-            came = f"which holds the weights of a {marks.get('kind')}"
+            came = f"which holds the weights of a {str(marks.get('kind'))[:40]}"
+        raise bad("checkpoint", f"'{path}', {came}", f"the weights of a {kind}")
+    card = load_card(path)
+    if card["kind"] != kind:
+        raise bad("card", f"that of a {card['kind'][:40]} beside '{path}'", f"that of a {kind}")
+    try:
+        same = path.stat().st_size == card["weights"]["bytes"]
+        content = path.read_bytes() if same else b""
+        if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
+            raise SafetensorError("its SHA-256 is not that of its card")
+        weights = load(content)
+    except (OSError, SafetensorError) as error:
         raise bad(
             "checkpoint",
-            f"'{path}', {came}",
-            f"the weights of a {kind}",
-        )
-    return load_card(path), weights
+            f"'{path}', which is damaged or not the file that its card was written for ({error})",
+            f"a file of SHA-256 {card['weights']['sha256'][:16]}...",
+            "Keep NAME.json and NAME.safetensors together; copy or train them again.",
+        ) from error
+    for name, tensor in weights.items():
+        if tensor.dtype in _NUMBERS and not bool(tensor.isfinite().all()):
+            raise bad("checkpoint", f"'{path}', where {name} is NaN or infinite", "finite weights")
+    return card, weights
 
 
-def _fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load weights in the module's own precision."""
-    own = module.state_dict()
+def _check_blocks(path: Path, weights: dict[str, Tensor], prefix: str, n_blocks: int) -> None:
+    """Raise unless there are weights of so many blocks."""
+    found = {m[1] for k in weights if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", k))}
+    if len(found) != n_blocks:
+        raise _unlike(path, f"with weights of {len(found)} blocks, not {n_blocks}")
+
+
+def _check_shapes(path: Path, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise unless the weights have the names, shapes and kinds of a module's own."""
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    wrong = [k for k in own if k in weights and own[k].shape != weights[k].shape]
-    if missing or foreign or wrong:
-        first = (
-            f"{wrong[0]} has shape {tuple(weights[wrong[0]].shape)}, "
-            f"not {tuple(own[wrong[0]].shape)}"
-            if wrong
-            else f"without {missing[0]}" if missing else f"with {foreign[0]}"
-        )  # fmt: skip
-        raise PatchShapError(
-            f"checkpoint: got '{path}', {first}; expected the weights of this architecture. "
-            "Its card and the model must be those that it was saved with."
-        )
-    module.load_state_dict(weights)
+    if missing:
+        raise _unlike(path, f"without {missing[0]}")
+    if foreign:
+        raise _unlike(path, f"with {reprlib.repr(foreign[0])}")
+    for name, tensor in own.items():
+        given = weights[name]
+        if given.shape != tensor.shape:
+            raise _unlike(path, f"{name} has shape {tuple(given.shape)}, not {tuple(tensor.shape)}")
+        if given.dtype != tensor.dtype and not {given.dtype, tensor.dtype} <= _NUMBERS:
+            raise _unlike(path, f"{name} is stored as {given.dtype}, not as {tensor.dtype}")
 
 
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise bad("surrogate", f"'{path}', which is no file", "the checkpoint of the surrogate")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _unlike(path: Path, what: str) -> PatchShapError:
+    return PatchShapError(
+        f"checkpoint: got '{path}', {what}; expected the weights of this architecture. "
+        "Its card and the model must be those that it was saved with."
+    )
+
+
+def _depth_of(surrogate: nn.Module) -> int:
+    vit: Any = TokenDropping(surrogate)._vit[0]
+    return len(getattr(vit, "blocks", ()))
+
+
+def _check_entries(file: Path, card: dict[str, Any], checks: _Checks) -> None:
+    for key, (fits, expected) in checks.items():
+        if not fits(card.get(key)):
+            raise bad("card", f"'{file}', where {key} is {reprlib.repr(card.get(key))}", expected)
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_weights(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_digest(value.get("sha256"))
+        and _is_whole(value.get("bytes"))
+    )
+
+
+def _is_surrogate(value: Any) -> bool:
+    """A file beside the card, and the digest of its own card."""
+    name = value.get("file") if isinstance(value, dict) else None
+    beside = isinstance(name, str) and re.fullmatch(r"[^/\\:\0]{1,200}\.safetensors", name)
+    return bool(beside) and _is_digest(value.get("sha256"))
+
+
+def _is_architecture(value: Any) -> bool:
+    """None, or what :class:`Architecture` is made of, which has checks of its own."""
+    return value is None or (
+        isinstance(value, dict) and {"name"} <= {*value} <= {"name", "options", "mean", "std"}
+    )
+
+
+def _are(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(fits(v) for v in value)
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+# What is read of a card: whether it fits, and what was expected.
+_Checks = dict[str, tuple[Callable[[Any], bool], str]]
+_MODEL: _Checks = {
+    "architecture": (_is_architecture, "null, or a name, options, mean and std"),
+}
+_OF_KIND: dict[Any, _Checks] = {
+    "classifier": _MODEL,
+    "surrogate": _MODEL,
+    "explainer": {
+        "surrogate": (_is_surrogate, "the name of a .safetensors file beside it, and a SHA-256"),
+        "n_frozen": (_is_whole, "a whole number"),
+        "n_extra": (_is_whole, "a whole number"),
+        "probability": (lambda value: isinstance(value, bool), "true or false"),
+        "predicts": (lambda value: value in PREDICTS, f"one of {PREDICTS}"),
+        "taps": (_are(_is_whole), "a list of whole numbers"),
+        "ridge": (_or_none(_is_number), "null or a number of at least 0"),
+        "rmse": (_or_none(_are(_is_number)), "null or a list of numbers of at least 0"),
+    },
+}
+_OF_EVERY_CARD: _Checks = {
+    "kind": (lambda value: isinstance(value, str), "a word"),
+    "weights": (_is_weights, "SHA-256 and bytes of the weights"),
+    "class_names": (
+        _or_none(_are(lambda value: isinstance(value, str))),
+        "null or a list of names",
+    ),
+}

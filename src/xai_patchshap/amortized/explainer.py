@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import bad
-from ._data import images_of
+from ._data import alone_in_out, images_of
+from ._digests import code_digest, digests_of, model_digest
 from ._fit import Fitted, fit
 from ._kept import Arguments, Numbers, elsewhere, predicted, with_tokens
 from ._schedule import Schedule, as_settings, precision
 from ._table import Table
-from .checkpoints import save_explainer, save_surrogate
+from .checkpoints import check_card, save_explainer, save_surrogate
 from .network import Architecture, ShapleyViT
 from .objectives import game_loss, kernel_pairs, regression_loss, unbiased_values
-from .surrogate import fingerprint
 
 __all__ = ["OBJECTIVES", "train_explainer"]
 
@@ -30,6 +30,7 @@ _VALIDATION_PAIRS = 64
 _VALIDATION_SEED = 2**31
 
 
+@alone_in_out
 def train_explainer(
     surrogate: nn.Module,
     dataset: Any,
@@ -129,7 +130,7 @@ def train_explainer(
     >>> values.shape
     torch.Size([1, 4, 3])
     """
-    folder, schedule = Path(out), schedule or Schedule()
+    folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
     if objective not in OBJECTIVES:
         raise bad("objective", repr(objective), f"one of {OBJECTIVES}")
     if n_pairs < 1:
@@ -157,16 +158,18 @@ def train_explainer(
     device = next(surrogate.parameters()).device if accelerator is None else accelerator.device
     network = network.to(device)
     n_players = network.n_players
+    main = accelerator is None or accelerator.is_main_process
     described = {
         "stage": "explainer",
-        "images": len(dataset),
-        "weights": fingerprint(surrogate),
-        "first": fingerprint(images_of(dataset, [0])),
+        **digests_of(dataset, validation, schedule, progress and main),
+        "weights": model_digest(surrogate),
         "probability": probability,
         "autocast": str(schedule.autocast),
         "seed": seed,
     }
     common = {"accelerator": accelerator, "progress": progress}
+    if architecture is not None:
+        architecture.check_builds(network.surrogate.model, images_of(dataset, [0], device))
 
     def pairs_of(images: Tensor, halves: Tensor) -> Tensor:
         with torch.no_grad(), precision(device, schedule.autocast):
@@ -189,7 +192,7 @@ def train_explainer(
 
     key = {**described, "n_pairs": n_pairs, "objective": objective}
     if evaluate is not None:
-        key["evaluate"] = _name_of(evaluate)
+        key["evaluate"] = code_digest(evaluate)
     loss: nn.Module
     arguments: Arguments
     if objective == "regression":
@@ -239,9 +242,8 @@ def train_explainer(
         rows = torch.from_numpy(indices)
         return {"odd": pairs_of(held_out[rows], held_halves[rows]).cpu().numpy()}
 
-    held_key = {**described, "first": fingerprint(held_out), "validation": True}
     held = Table(
-        folder / "validation", len(held_out), held_values, ["odd"], held_key,
+        folder / "validation", len(held_out), held_values, ["odd"], described,
         title="validation", **common,
     )  # fmt: skip
     held_odd = torch.from_numpy(held.rows(np.arange(len(held_out)))["odd"])
@@ -278,9 +280,9 @@ def train_explainer(
     if keep_tokens:
         recipe["keep_tokens"] = True
     if evaluate is not None:
-        recipe["evaluate"] = _name_of(evaluate)
+        recipe["evaluate"] = code_digest(evaluate)
     if start is not None:
-        recipe["start"] = fingerprint(start.trained())
+        recipe["start"] = model_digest(start.trained())
     fitted: Fitted = fit(
         loss,
         network.trained(),
@@ -301,7 +303,7 @@ def train_explainer(
     network.eval()
     with torch.no_grad():
         scores = unexplained()
-    if accelerator is None or accelerator.is_main_process:
+    if main:
         file = folder / "surrogate.safetensors"
         save_surrogate(network.surrogate.model, file, architecture=architecture)
         save_explainer(
@@ -312,7 +314,7 @@ def train_explainer(
                 "recipe": recipe,
                 "training_images": len(dataset),
                 "validation": {"images": len(held_out), **scores},
-                **(card or {}),
+                **card,
             },
         )
     return network.eval()
@@ -347,10 +349,6 @@ class _Distance(nn.Module):
     def forward(self, images: Tensor, labels: Tensor, *kept: Tensor) -> Tensor:
         values = predicted(self.network, images, kept).values()
         return (values - labels).square().sum((1, 2)).mean()
-
-
-def _name_of(function: Any) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _seed(generator: torch.Generator) -> int:

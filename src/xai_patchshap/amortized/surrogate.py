@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..errors import bad
 from ..tokens import TokenDropping
-from ._data import images_of
+from ._data import alone_in_out, images_of
+from ._digests import digests_of, model_digest
 from ._fit import Fitted, fit
 from ._schedule import Schedule, as_settings, precision
 from ._table import Table
-from .checkpoints import save_surrogate
+from .checkpoints import check_card, save_surrogate
 from .network import Architecture
 
 __all__ = ["train_surrogate"]
@@ -25,6 +26,7 @@ __all__ = ["train_surrogate"]
 _VALIDATION_SIZES = 16
 
 
+@alone_in_out
 def train_surrogate(
     classifier: nn.Module,
     dataset: Any,
@@ -93,16 +95,28 @@ def train_surrogate(
     >>> surrogate(images[0][None]).shape
     torch.Size([1, 3])
     """
-    folder, schedule = Path(out), schedule or Schedule()
     if n_sizes < 1:
         raise bad("n_sizes", n_sizes, "at least 1")
+    folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
     teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
     student = TokenDropping(copy.deepcopy(classifier).requires_grad_(True))
     if accelerator is not None:
         teacher, student = teacher.to(accelerator.device), student.to(accelerator.device)
     device = next(student.parameters()).device
+    main = accelerator is None or accelerator.is_main_process
+    described = {
+        "stage": "surrogate",
+        **digests_of(dataset, validation, schedule, progress and main),
+        "weights": model_digest(classifier),
+        "autocast": str(schedule.autocast),
+    }
     first = images_of(dataset, [0], device)
+    if architecture is not None:
+        architecture.check_builds(teacher, first)
     n_players = student._shown(first).shape[1]
+    # Where tokens cannot be dropped, this says so before any work.
+    with torch.no_grad():
+        student.coalition_outputs(first, torch.zeros(1).long(), torch.arange(n_players)[None] > 0)
 
     def targets_of(images: Tensor) -> Tensor:
         with torch.no_grad(), precision(device, schedule.autocast):
@@ -113,12 +127,6 @@ def train_surrogate(
     def computed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         return {"targets": targets_of(images_of(dataset, indices, device)).cpu().numpy()}
 
-    described = {
-        "stage": "surrogate",
-        "images": len(dataset),
-        "weights": fingerprint(classifier),
-        "first": fingerprint(first),
-    }
     table = Table(
         folder / "targets", len(dataset), computed, ["targets"], described,
         title="classifier", accelerator=accelerator, progress=progress,
@@ -163,7 +171,7 @@ def train_surrogate(
     )
     student.model.load_state_dict(fitted.weights)
     surrogate = student.model.eval()
-    if accelerator is None or accelerator.is_main_process:
+    if main:
         save_surrogate(
             surrogate,
             folder / "surrogate.safetensors",
@@ -172,7 +180,7 @@ def train_surrogate(
                 "recipe": {**as_settings(schedule), "n_sizes": n_sizes, "seed": seed},
                 "training_images": len(dataset),
                 "validation": {"images": len(validation), "divergence": fitted.score},
-                **(card or {}),
+                **card,
             },
         )
     return surrogate
@@ -198,13 +206,6 @@ def log_probabilities(logits: Tensor) -> Tensor:
     if logits.shape[-1] == 1:
         logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
     return logits.log_softmax(-1)
-
-
-def fingerprint(thing: nn.Module | Tensor) -> str:
-    """Tells weights or images apart from others."""
-    tensors = [thing] if isinstance(thing, Tensor) else list(thing.state_dict().values())
-    sums = [t.detach().double().cpu().abs().sum() for t in tensors if t.numel()]
-    return f"{len(sums)}:{float(torch.stack(sums).sum()):.9e}"
 
 
 def _uniform_sizes(

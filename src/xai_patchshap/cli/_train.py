@@ -24,9 +24,10 @@ from ..amortized import (
     train_explainer,
     train_surrogate,
 )
+from ..amortized._data import alone_in
 from ..amortized.explainer import OBJECTIVES
-from ..amortized.network import PREDICTS
-from ..errors import PatchShapError, bad
+from ..amortized.network import PREDICTS, is_plain_transformer
+from ..errors import PatchShapError, bad, rename
 from ..metrics._sampled import at_least
 from ..named_models import NamedModel, ScoredImages, fetched, load_weights, open_image
 from ._images import images_below
@@ -192,7 +193,8 @@ def _accelerator(a: argparse.Namespace) -> Any:
 
 def _surrogate(a: argparse.Namespace) -> None:
     prefix, _, name = a.model.partition(":")
-    if prefix != "timm" or not timm.is_model(name):
+    plain = name.partition(".")[0]  # without a tag of pretrained weights
+    if prefix != "timm" or not timm.is_model(name) or not is_plain_transformer(plain):
         raise bad(
             "--model", repr(a.model), "timm:NAME with the name of a VisionTransformer of timm"
         )
@@ -200,23 +202,30 @@ def _surrogate(a: argparse.Namespace) -> None:
         options = json.loads(a.model_args)
         if not isinstance(options, dict):
             raise ValueError("no object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise bad(
             "--model-args",
             repr(a.model_args),
             "a JSON object, as '{\"num_classes\": 10}'",
             f"({error})",
         ) from error
-    if a.weights is None:
-        vit = fetched(a.model, lambda: timm.create_model(name, pretrained=True, **options))
-    else:
-        vit = Architecture(name, options).build().model
-        load_weights(vit, a.weights)
+    try:
+        Architecture(plain, options).build("meta")
+    except PatchShapError as error:
+        rename(error, {"architecture": "--model-args"})
+        raise
+
+    def create() -> Any:
+        return timm.create_model(name, pretrained=a.weights is None, **options)
+
+    vit: Any = create() if a.weights else fetched(a.model, create)
+    load_weights(vit, a.weights)
     config = timm.data.resolve_model_data_config(vit)
-    size = getattr(getattr(vit, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-    architecture = Architecture(name, options, config["mean"], config["std"])
+    size = list(vit.patch_embed.img_size or config["input_size"][1:])
+    built = {"img_size": size, "num_classes": vit.num_classes, **options}
+    architecture = Architecture(plain, built, config["mean"], config["std"])
     classifier = ScoredImages(vit, config["mean"], config["std"], probability=False)
-    training, common = _common(a, tuple(size))
+    training, common = _common(a, (size[0], size[1]))
     train_surrogate(
         placed(classifier, a.device),
         training,
@@ -259,14 +268,10 @@ def _explainer(a: argparse.Namespace) -> None:
         held = common["validation"]
         chosen = np.linspace(0, len(held) - 1, min(a.calibrate, len(held))).round().astype(int)
         images = torch.stack([held[int(i)] for i in chosen]).to(network.null.device)
-        found = calibrate(network, images)
-        card = {k: v for k, v in load_card(file).items() if k not in ("ridge", "rmse")}
-        save_explainer(
-            network,
-            file,
-            surrogate=a.out / "surrogate.safetensors",
-            card={**card, "ridge": network.ridge, "rmse": network.rmse, "calibration": found},
-        )
+        with alone_in(a.out):
+            found = calibrate(network, images, keep=a.out / "calibration", progress=not a.silent)
+            card = {**load_card(file), "calibration": found}
+            save_explainer(network, file, surrogate=a.out / "surrogate.safetensors", card=card)
     _say(common, file)
 
 

@@ -28,7 +28,7 @@ from ..estimators import (
 )
 from ..game import Game
 from ..masking import PatchMasker
-from . import _captum
+from . import _captum, _shap
 from ._base import PatchExplainer
 from ._sampled import leading_outputs
 
@@ -198,6 +198,7 @@ class ViTShapleyAmortized(PatchExplainer):
             Evaluations of a refinement, the empty and the full coalition included; by default
             those of ``refine``. With 2 the prediction stays as it is.
         """
+        _check_floats(inputs)
         if baselines is not None:
             raise bad("baselines", "some", "None: the surrogate does without hidden patches")
         if additional_forward_args is not None:
@@ -235,6 +236,7 @@ class ViTShapleyAmortized(PatchExplainer):
         """
         if start_point is not None:
             raise bad("start_point", "some", "None: the surrogate does without hidden patches")
+        _check_floats(end_point)
         (end,), given = _captum.check_inputs(end_point), _captum.check_inputs(attributions)
         masks, _ = self._players_and_backgrounds((end,), None, feature_mask)
         full = self.model.whole_images(end)
@@ -242,6 +244,11 @@ class ViTShapleyAmortized(PatchExplainer):
         total = _captum.sum_over_players(given, masks)
         difference: Tensor = _captum.as_vector(gap)
         return total - difference.to(total.device)
+
+    def _explain(self, args: tuple[Any, ...], *options: Any, **more: Any) -> _shap.Result:
+        for x in args:
+            _check_floats(x)
+        return super()._explain(args, *options, **more)
 
     @property
     def _game_model(self) -> nn.Module:
@@ -366,6 +373,23 @@ class ViTShapleyAmortized(PatchExplainer):
             "trained for",
             "PatchKernelShap(model.surrogate, PatchMasker(players, 'drop')) takes any groups of "
             "patches.",
+        )
+
+
+def _check_floats(x: Any) -> None:
+    """Raise for whole numbers: of bytes, the network would see images 255 times too bright."""
+    x = x[0] if isinstance(x, tuple) and x else x
+    if isinstance(x, Tensor):
+        is_whole = not x.is_floating_point() and not x.is_complex()
+    else:
+        x = np.asarray(x)
+        is_whole = x.dtype.kind in "iub"
+    if is_whole:
+        raise bad(
+            "inputs",
+            f"whole numbers ({x.dtype})",
+            "floating-point images in the units that the network was trained on",
+            "A network of images in [0, 1] takes x / 255.",
         )
 
 

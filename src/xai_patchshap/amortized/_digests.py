@@ -1,0 +1,147 @@
+"""What tells models and images apart: SHA-256 of all that their values depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..errors import bad
+from ._data import image_of
+from ._schedule import Schedule
+
+__all__ = ["code_digest", "digests_of", "images_digest", "model_digest"]
+
+# What changes how a model computes, and not what.
+_WITHOUT_EFFECT = {"training", "fused_attn", "grad_checkpointing"}
+_ASKED_TWICE = 8
+
+
+def model_digest(model: nn.Module) -> str:
+    """Of a model's parts, their weights and buffers and plain settings, by their names.
+
+    Examples
+    --------
+    >>> a, b = nn.Linear(2, 1), nn.Linear(2, 1)
+    >>> same = b.load_state_dict(a.state_dict())
+    >>> model_digest(a) == model_digest(b)
+    True
+    >>> with torch.no_grad():
+    ...     negated = b.weight.neg_()
+    >>> model_digest(a) == model_digest(b)
+    False
+    """
+    found = hashlib.sha256()
+    for name, part in model.named_modules(remove_duplicate=False):
+        plain = {
+            k: v
+            for k, v in vars(part).items()
+            if not k.startswith("_") and k not in _WITHOUT_EFFECT and _is_plain(v)
+        }
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        found.update(repr((name, kind, sorted(plain.items()))).encode())
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, tensor in named:
+        found.update(name.encode() + b"\0")
+        _add(found, tensor)
+    return found.hexdigest()
+
+
+def images_digest(dataset: Any, *, name: str, workers: int = 0, progress: bool = False) -> str:
+    """Of all images of a dataset, in their order.
+
+    Raises
+    ------
+    PatchShapError
+        If it has none, or they are no finite float tensors (C, H, W) of one shape, or not the
+        same whenever they are asked for.
+    """
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise bad(
+            name,
+            f"an object of type {type(dataset).__name__}",
+            "a dataset with a length, whose items are images (C, H, W)",
+            "Of a DataLoader, give its .dataset.",
+        )
+    if not len(dataset):
+        raise bad(name, "no images", "at least one")
+    found = hashlib.sha256()
+    first: tuple[int, ...] = ()
+    loader = DataLoader(
+        _Digests(dataset), batch_size=None, num_workers=workers, generator=torch.Generator()
+    )
+    begun = []
+    for i, (digest, shape, is_finite) in enumerate(
+        tqdm(loader, desc=name, disable=not progress, mininterval=1.0)
+    ):
+        first = first or shape
+        if shape != first or not is_finite:
+            came = f"shape {shape}" if shape != first else "NaN or infinite numbers"
+            wanted = f"that of the first, {first}" if shape != first else "finite numbers"
+            raise bad(name, f"{came} in image {i}", wanted)
+        if i < _ASKED_TWICE:
+            begun.append(digest)
+        found.update(digest)
+    again = [_Digests(dataset)[i][0] for i in range(len(begun))]
+    if again != begun:
+        raise bad(
+            name,
+            "other images when they are asked for again",
+            "the same image for the same index",
+            "Make random copies beforehand, or draw them with a seed that the index gives.",
+        )
+    return found.hexdigest()
+
+
+def digests_of(dataset: Any, validation: Any, schedule: Schedule, progress: bool) -> dict[str, Any]:
+    """What tells a run's images from those of another run."""
+    return {
+        name: images_digest(of, name=name, workers=schedule.workers, progress=progress)
+        for name, of in (("dataset", dataset), ("validation", validation))
+    }
+
+
+def code_digest(function: Any) -> str:
+    """Name of a function, or of an object's class, and what is known of its source."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    try:
+        source = inspect.getsource(named)
+    except (OSError, TypeError):
+        source = ""
+    return f"{named.__qualname__} {hashlib.sha256(source.encode()).hexdigest()}"
+
+
+class _Digests(Dataset[tuple[bytes, tuple[int, ...], bool]]):
+    """Digest and shape of each image, and whether it is finite."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[bytes, tuple[int, ...], bool]:
+        image = image_of(self.dataset, index)
+        found = hashlib.sha256()
+        _add(found, image)
+        return found.digest(), tuple(image.shape), bool(image.isfinite().all())
+
+
+def _add(found: Any, tensor: Tensor) -> None:
+    found.update(f"{tensor.dtype} {tuple(tensor.shape)}\0".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    found.update(flat.view(torch.uint8).numpy())
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
