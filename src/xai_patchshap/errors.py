@@ -39,12 +39,14 @@ def rename(error: PatchShapError, names: Mapping[str, str]) -> None:
     error.args = (f"{names.get(what, what)}{colon}{said}",)
 
 
-def check_whole(what: str, value: Any, least: int, most: int | None = None, mend: str = "") -> int:
+def check_whole(
+    what: str, value: Any, least: int, most: int | None = None, mend: str = "", unit: str = ""
+) -> int:
     """The whole number, or an error unless it lies between ``least`` and ``most``."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         end = "" if most is None else f" and at most {most}"
-        raise bad(what, repr(value), f"a whole number of at least {least}{end}", mend)
+        raise bad(what, repr(value), f"a whole number of at least {least}{end}{unit}", mend)
     return int(value)
 
 

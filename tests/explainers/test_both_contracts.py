@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import io
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -537,3 +538,22 @@ def test_arguments_that_do_not_fit(case):
         case.kind(case.model, shap.maskers.Image(np.zeros((4, 4, 3))))
     with pytest.raises(PatchShapError, match="seed"):
         case.make(seed=-1)
+
+
+def test_threads_that_share_an_explainer(case):
+    explainer, classes = case.make(), [0, 1, 2, 3]
+    options = {"n_samples": BUDGET, "perturbations_per_eval": 16}
+    if case.kind is InteractionShap:
+        options["return_interactions"] = True
+
+    def explain(c):
+        x = case.x[c % 2 :][:1]
+        return explainer.attribute(x, target=c, **options)
+
+    want = [explain(c) for c in classes]
+    with ThreadPoolExecutor(8) as pool:
+        for c, got in zip(classes * 4, pool.map(explain, classes * 4), strict=True):
+            torch.testing.assert_close(got, want[c])
+        named = list(pool.map(lambda c: case.call(explainer, outputs=[c]).values, classes * 2))
+    for c, got in zip(classes * 2, named, strict=True):
+        close(got, case.call(explainer, outputs=[c]).values)

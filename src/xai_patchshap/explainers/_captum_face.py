@@ -99,6 +99,33 @@ class CaptumFace(Runner):
         PatchShapError
             For inputs, masks, baselines, targets or budgets that do not fit.
         """
+        with self._alone():
+            return self._attribute(
+                inputs,
+                baselines,
+                target,
+                additional_forward_args,
+                feature_mask,
+                n_samples,
+                perturbations_per_eval,
+                return_input_shape,
+                show_progress,
+                return_convergence_delta,
+            )
+
+    def _attribute(
+        self,
+        inputs: Any,
+        baselines: Any,
+        target: Any,
+        additional_forward_args: Any,
+        feature_mask: Any,
+        n_samples: int,
+        perturbations_per_eval: int,
+        return_input_shape: bool,
+        show_progress: bool,
+        return_convergence_delta: bool,
+    ) -> Any:
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
         check_whole("perturbations_per_eval", perturbations_per_eval, 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import shap
@@ -23,6 +26,9 @@ from ..tokens import TokenDropping
 __all__ = ["Run", "Runner"]
 
 _MANY_PLAYERS = 10_000
+# By explainer, not in it: locks cannot be copied or pickled.
+_locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ class Runner:
 
     # Evaluations for each player below which values are too noisy; None: any budget will do.
     _few_per_player: int | None = None
+
+    # Whether calls from several threads must wait for each other.
+    _keeps_state = False
 
     # Whether the user chose the masker, which then serves the Captum face as well.
     _own_masker: bool
@@ -157,6 +166,17 @@ class Runner:
         )
         return estimates
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread at a time, in explainers that keep something from one step to the next."""
+        if not self._keeps_state:
+            yield
+            return
+        with _locks_lock:
+            lock = _locks.setdefault(self, threading.RLock())
+        with lock:
+            yield
+
     def _warn_of_doubts(
         self, name: str, budget: int | None, bound: CoalitionInputs, by_default: bool
     ) -> None:
@@ -195,4 +215,4 @@ class Runner:
 
     def _check_budget(self, name: str, budget: Any, n_backgrounds: int = 1) -> None:
         mend = "The full image and the empty one (once for each background) are always needed."
-        check_whole(name, budget, 1 + n_backgrounds, mend=mend)
+        check_whole(name, budget, 1 + n_backgrounds, mend=mend, unit=" evaluations")

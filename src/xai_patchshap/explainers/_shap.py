@@ -23,7 +23,7 @@ from ..players import Players
 
 __all__ = ["Images", "Ranked", "Result"]
 
-_MAX_BYTES = 2**32
+MAX_BYTES = 2**32
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,10 @@ def choose_names(
 def check_size(data: NDArray[Any], n_outputs: int) -> None:
     """Refuse values of elements that would not fit into memory."""
     size = data.size * n_outputs * 8
-    if size > _MAX_BYTES:
+    if size > MAX_BYTES:
         raise PatchShapError(
             f"outputs: got {n_outputs} outputs for inputs of shape {data.shape}, whose values "
-            f"take {size / 2**30:.1f} GiB; expected at most {_MAX_BYTES / 2**30:.1f}. "
+            f"take {size / 2**30:.1f} GiB; expected at most {MAX_BYTES / 2**30:.1f}. "
             "Choose some with outputs=, as in outputs=shap.Explanation.argsort.flip[:5], or "
             "use explain_players(), whose values are per player."
         )

@@ -178,6 +178,18 @@ class ShapFace(Runner):
         per_player: bool = False,
     ) -> _shap.Result:
         """The shap face up to the point where values get a shape."""
+        with self._alone():
+            return self._result(args, max_evals, batch_size, outputs, silent, per_player)
+
+    def _result(
+        self,
+        args: tuple[Any, ...],
+        max_evals: Any,
+        batch_size: Any,
+        outputs: Any,
+        silent: bool,
+        per_player: bool,
+    ) -> _shap.Result:
         started = time.perf_counter()
         if len(args) != 1:
             raise bad(

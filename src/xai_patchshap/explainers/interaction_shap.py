@@ -114,6 +114,8 @@ class InteractionShap(SampledExplainer):
     (0, 2)
     """
 
+    _keeps_state = True
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -227,29 +229,37 @@ class InteractionShap(SampledExplainer):
             Only if asked for; see :meth:`Interactions.matrix`. Zeros for ids of the feature
             mask that an example lacks.
         """
-        attributions = super().attribute(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            return_input_shape,
-            show_progress,
-        )
+        with self._alone():
+            attributions = super().attribute(
+                inputs,
+                baselines,
+                target,
+                additional_forward_args,
+                feature_mask,
+                n_samples,
+                perturbations_per_eval,
+                return_input_shape,
+                show_progress,
+            )
+            found, ids_of_players = self.found(), self._ids
         if not (return_convergence_delta or return_interactions):
             return attributions
         first = inputs[0] if isinstance(inputs, tuple) else inputs
-        found = self.found()
         results: list[Any] = [attributions]
         if return_convergence_delta:
             gaps = [_total(f) - (f.full_values - f.base_values)[0] for f in found]
             results.append(torch.tensor(gaps, dtype=torch.float32, device=first.device))
         if return_interactions:
-            m = 1 + max(int(ids.max()) for ids in self._ids)
+            m = 1 + max(int(ids.max()) for ids in ids_of_players)
+            if len(found) * m**2 * 8 > _shap.MAX_BYTES:
+                raise bad(
+                    "feature_mask",
+                    f"ids up to {m - 1}, whose pairs take {len(found) * m**2 / 2**27:.1f} GiB",
+                    f"at most {_shap.MAX_BYTES / 2**30:g} GiB",
+                    "found() gives the interactions of the players that occur.",
+                )
             table = np.zeros((len(found), m, m))
-            for row, f, ids in zip(table, found, self._ids, strict=True):
+            for row, f, ids in zip(table, found, ids_of_players, strict=True):
                 row[np.ix_(ids, ids)] = f.matrix()[:, :, 0]
             results.append(torch.from_numpy(table).to(first.device))
         return tuple(results)
@@ -312,8 +322,9 @@ class InteractionShap(SampledExplainer):
                 "only max_evals, error_bounds, batch_size, outputs and silent",
                 "Main effects are on the diagonal of the values.",
             )
-        result = self._explain(args, max_evals, batch_size, outputs, silent, per_player=True)
-        found = self.found()
+        with self._alone():
+            result = self._explain(args, max_evals, batch_size, outputs, silent, per_player=True)
+            found = self.found()
         matrices = [f.matrix() for f in found]
         stds = [f.matrix_std() for f in found] if error_bounds else None
         return _shap.player_explanation(result, self.feature_names, matrices, stds)
@@ -346,8 +357,9 @@ class InteractionShap(SampledExplainer):
 
         Takes the arguments of :meth:`__call__`.
         """
-        self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
-        return self.found()
+        with self._alone():
+            self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
+            return self.found()
 
     def found(self) -> list[Interactions]:
         """Interactions of the last explanation, whichever method gave it."""

@@ -123,6 +123,8 @@ class OwenBPT(PatchExplainer):
     [1024, 1024]
     """
 
+    _keeps_state = True
+
     def __init__(
         self,
         model: Callable[..., Any],

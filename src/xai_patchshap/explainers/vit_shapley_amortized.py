@@ -262,6 +262,8 @@ class ViTShapleyAmortized(PatchExplainer):
         height, width = self.model.surrogate.patch_size
         return height, width
 
+    _keeps_state = True
+
     def _auto_budget(self, n_players: int) -> int:
         return max(2, self.refine)
 
