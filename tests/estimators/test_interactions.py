@@ -127,7 +127,7 @@ def faithful(index: str, order: int, table: np.ndarray) -> np.ndarray:
     x = np.array([[float(set(t) <= set(s)) for t in columns] for s in rows])
     v = np.array([table[bits(s)] for s in rows])
     if index == "FBII":
-        return np.linalg.lstsq(x, v)[0]
+        return np.linalg.lstsq(x, v, rcond=None)[0]
     mu = np.array(
         [(n - 1) / (comb(n, len(s)) * len(s) * (n - len(s))) if 0 < len(s) < n else 0 for s in rows]
     )

@@ -125,7 +125,7 @@ class HalfGame:
         nothing = np.zeros((n, self.y.shape[1]))
         if not self.odd or p <= n:
             return np.zeros(self.y.shape[1], dtype=bool), nothing, nothing
-        solved, _, rank, _ = np.linalg.lstsq(self.signs, self.y)
+        solved, _, rank, _ = np.linalg.lstsq(self.signs, self.y, rcond=None)
         coefficients: Floats = solved.astype(np.float64)
         left = np.square(self.y - self.signs @ coefficients).sum(axis=0)
         is_additive: NDArray[np.bool_] = (left <= _ROUNDING**2 * np.square(self.y).sum(axis=0)) & (
