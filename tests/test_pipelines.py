@@ -63,8 +63,9 @@ def tokenizer():
     inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="[PAD]", eos_token="[EOS]", model_max_length=8
-    )
+        tokenizer_object=inner, pad_token="[PAD]", eos_token="[EOS]", model_max_length=8,
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
 
 
 def classifier(**options):
@@ -239,10 +240,11 @@ def others():
     """Further pipelines: the task, the model and what else the pipeline wants."""
     t = transformers
     clip_sees = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SIZE)
+    siglip_sees = t.SiglipImageProcessor(size=SIZE)
     yolos = {"image_size": [32, 32], "num_detection_tokens": 5, "num_labels": 3}
     return {
         "clip": ("zero-shot-image-classification", clip, clip_sees, ".logits_per_image"),
-        "siglip": ("zero-shot-image-classification", siglip, processor(), ".logits_per_image"),
+        "siglip": ("zero-shot-image-classification", siglip, siglip_sees, ".logits_per_image"),
         "siglip2": (
             "zero-shot-image-classification",
             lambda: naflex("Siglip2Model"),
