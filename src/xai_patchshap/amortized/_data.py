@@ -14,13 +14,22 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .._folders import draft_of, only_process_in
-from ..errors import bad
+from .._outputs import as_scores
+from ..errors import PatchShapError, bad, rename
 
-__all__ = ["alone_in", "alone_in_out", "batches", "image_of", "images_of", "write_atomically"]
+__all__ = [
+    "alone_in",
+    "alone_in_out",
+    "batches",
+    "check_takes",
+    "image_of",
+    "images_of",
+    "write_atomically",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +72,31 @@ def images_of(dataset: Any, indices: Any, device: torch.device | None = None) ->
     """Images (B, C, H, W) of a dataset."""
     images = torch.stack([image_of(dataset, int(i)) for i in indices])
     return images if device is None else images.to(device)
+
+
+def check_takes(what: str, model: nn.Module, image: Tensor) -> None:
+    """Raise unless a model gives finite logits (1, K) for an image (1, C, H, W)."""
+    came = f"{type(model).__name__}, for an image of {image.dtype} of shape {tuple(image.shape)},"
+    try:
+        with torch.no_grad():
+            output = model(image.clone())
+    except PatchShapError:
+        raise
+    except Exception as error:  # models raise what they like
+        raise bad(
+            what,
+            f"{came} raises {type(error).__name__}",
+            "a model that takes the images of the dataset",
+            f"Resize and convert them before, as with .float(). ({error!s:.200})",
+        ) from error
+    try:
+        logits = as_scores(output)
+    except PatchShapError as error:
+        rename(error, {"model": what})
+        raise
+    if logits.dim() != 2 or len(logits) != 1 or not bool(logits.isfinite().all()):
+        gives = f"of shape {tuple(logits.shape)}" if logits.dim() != 2 else "that is not finite"
+        raise bad(what, f"{came} gives an output {gives}", "finite logits (B, K)")
 
 
 def batches(

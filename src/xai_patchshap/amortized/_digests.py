@@ -73,20 +73,19 @@ def images_digest(dataset: Any, *, name: str, workers: int = 0, progress: bool =
         )
     if not len(dataset):
         raise bad(name, "no images", "at least one")
-    found = hashlib.sha256()
-    first: tuple[int, ...] = ()
+    found, first = hashlib.sha256(), ""
     loader = DataLoader(
         _Digests(dataset), batch_size=None, num_workers=workers, generator=torch.Generator()
     )
     begun = []
-    for i, (digest, shape, is_finite) in enumerate(
+    for i, (digest, kind, is_finite) in enumerate(
         tqdm(loader, desc=name, disable=not progress, mininterval=1.0)
     ):
-        first = first or shape
-        if shape != first or not is_finite:
-            came = f"shape {shape}" if shape != first else "NaN or infinite numbers"
-            wanted = f"that of the first, {first}" if shape != first else "finite numbers"
-            raise bad(name, f"{came} in image {i}", wanted)
+        first = first or kind
+        if kind != first:
+            raise bad(name, f"{kind} in image {i}", f"that of the first, {first}", "Resize them.")
+        if not is_finite:
+            raise bad(name, f"NaN or infinite numbers in image {i}", "finite numbers")
         if i < _ASKED_TWICE:
             begun.append(digest)
         found.update(digest)
@@ -103,10 +102,14 @@ def images_digest(dataset: Any, *, name: str, workers: int = 0, progress: bool =
 
 def digests_of(dataset: Any, validation: Any, schedule: Schedule, progress: bool) -> dict[str, Any]:
     """What tells a run's images from those of another run."""
-    return {
+    found = {
         name: images_digest(of, name=name, workers=schedule.workers, progress=progress)
         for name, of in (("dataset", dataset), ("validation", validation))
     }
+    kind, held = (_kind(image_of(of, 0)) for of in (dataset, validation))
+    if held != kind:
+        raise bad("validation", f"images of {held}", f"those of the dataset, of {kind}")
+    return found
 
 
 def code_digest(function: Any) -> str:
@@ -119,8 +122,8 @@ def code_digest(function: Any) -> str:
     return f"{named.__qualname__} {hashlib.sha256(source.encode()).hexdigest()}"
 
 
-class _Digests(Dataset[tuple[bytes, tuple[int, ...], bool]]):
-    """Digest and shape of each image, and whether it is finite."""
+class _Digests(Dataset[tuple[bytes, str, bool]]):
+    """Digest, shape and precision of each image, and whether it is finite."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -128,11 +131,15 @@ class _Digests(Dataset[tuple[bytes, tuple[int, ...], bool]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[bytes, tuple[int, ...], bool]:
+    def __getitem__(self, index: int) -> tuple[bytes, str, bool]:
         image = image_of(self.dataset, index)
         found = hashlib.sha256()
         _add(found, image)
-        return found.digest(), tuple(image.shape), bool(image.isfinite().all())
+        return found.digest(), _kind(image), bool(image.isfinite().all())
+
+
+def _kind(image: Tensor) -> str:
+    return f"shape {tuple(image.shape)} and {image.dtype}"
 
 
 def _add(found: Any, tensor: Tensor) -> None:

@@ -48,7 +48,7 @@ def elsewhere(
     parts = []
     for some, coalitions in zip(torch.split(images, 128), torch.split(both, 128), strict=True):
         with torch.no_grad():
-            found = torch.as_tensor(evaluate(some, coalitions)).detach().cpu().float()
+            found = torch.as_tensor(evaluate(some.clone(), coalitions)).detach().cpu().float()
         wanted = (*coalitions.shape[:2], network.n_outputs)
         if found.shape != wanted or not bool(found.isfinite().all()):
             what = "" if found.shape != wanted else ", some not finite"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import bad
-from ._data import alone_in_out, images_of
+from ._data import alone_in_out, check_takes, images_of
 from ._digests import code_digest, digests_of, model_digest
 from ._fit import Fitted, fit
 from ._kept import Arguments, Numbers, elsewhere, predicted, with_tokens
@@ -168,8 +168,10 @@ def train_explainer(
         "seed": seed,
     }
     common = {"accelerator": accelerator, "progress": progress}
+    first = images_of(dataset, [0], device)
+    check_takes("surrogate", network.surrogate.model, first)
     if architecture is not None:
-        architecture.check_builds(network.surrogate.model, images_of(dataset, [0], device))
+        architecture.check_builds(network.surrogate.model, first)
 
     def pairs_of(images: Tensor, halves: Tensor) -> Tensor:
         with torch.no_grad(), precision(device, schedule.autocast):
@@ -186,7 +188,7 @@ def train_explainer(
         if objective == "fastshap":
             return {"halves": np.packbits(halves.numpy(), axis=2), "odd": odd.numpy()}
         with torch.no_grad(), precision(device, schedule.autocast):
-            full = torch.cat([network.surrogate.model(x).float() for x in torch.split(images, 128)])
+            full = torch.cat([network.whole_logits(x) for x in torch.split(images, 128)])
         difference = network.link(full) - network.null
         return {"labels": unbiased_values(halves, odd, difference.cpu()).numpy()}
 

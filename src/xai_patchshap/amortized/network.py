@@ -449,7 +449,7 @@ class ShapleyViT(nn.Module):
             )
         try:
             with torch.no_grad():
-                logits = self.surrogate.model(images).float()
+                logits = self.whole_logits(images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -465,7 +465,12 @@ class ShapleyViT(nn.Module):
         """The surrogate's outputs (B, K) for whole images, in the units of the game."""
         first = next(self.surrogate.parameters())
         with torch.no_grad():
-            return self.link(self.surrogate.model(images.to(first)).float())
+            return self.link(self.whole_logits(images.to(first)))
+
+    def whole_logits(self, images: Tensor) -> Tensor:
+        """The surrogate's logits (B, K) for whole images; it may write into its copy of them."""
+        logits: Tensor = self.surrogate.model(images.clone())
+        return logits.float()
 
     def coalition_values(
         self, images: Tensor, examples: Tensor, coalitions: Tensor, batch_size: int = 512

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import bad
 from ..tokens import TokenDropping
-from ._data import alone_in_out, images_of
+from ._data import alone_in_out, check_takes, images_of
 from ._digests import digests_of, model_digest
 from ._fit import Fitted, fit
 from ._schedule import Schedule, as_settings, precision
@@ -111,6 +111,7 @@ def train_surrogate(
         "autocast": str(schedule.autocast),
     }
     first = images_of(dataset, [0], device)
+    check_takes("classifier", teacher, first)
     if architecture is not None:
         architecture.check_builds(teacher, first)
     n_players = student._shown(first).shape[1]
@@ -121,7 +122,7 @@ def train_surrogate(
     def targets_of(images: Tensor) -> Tensor:
         with torch.no_grad(), precision(device, schedule.autocast):
             return torch.cat(
-                [log_probabilities(teacher(x).float()) for x in torch.split(images, 128)]
+                [log_probabilities(teacher(x.clone()).float()) for x in torch.split(images, 128)]
             )
 
     def computed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
