@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ._outputs import as_scores
-from .errors import bad
+from .errors import PatchShapError, bad
 
 __all__ = ["BatchModel", "vit_patch_size"]
 
@@ -102,6 +102,8 @@ class BatchModel:
         """Outputs for one batch, as a tensor of whatever shape."""
         try:
             output = self._output(inputs, extra)
+        except PatchShapError:
+            raise
         except Exception as error:
             given = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
             error.add_note(f"Raised by the model, which was given {given}.")
