@@ -20,7 +20,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
-from .errors import PatchShapError, bad
+from .errors import PatchShapError, bad, warn
 from .hf_models import HFModel, is_transformers
 from .onnx_models import OnnxModel
 
@@ -275,6 +275,12 @@ def load_model(
         If the model is unknown or cannot be read, the weights cannot be had, or an option does
         not fit the model.
 
+    Warns
+    -----
+    UserWarning
+        If a named model has no classification head, as DINOv2 and the towers of CLIP have none:
+        its outputs are features.
+
     Examples
     --------
     >>> load_model("timm:tf_efficientnet_lite0", weights="random").size
@@ -373,10 +379,25 @@ def _timm_model(name: str, timm_name: str, weights: str | None, probability: boo
     if checkpoint is not None and weights is None:
         # The demo's weights were trained on images in [-1, 1].
         config |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    names = _imagenet_names() if model.num_classes == 1000 else None
-    scored = ScoredImages(model.eval(), config["mean"], config["std"], probability)
+    n: int = model.num_classes  # type: ignore[assignment]
+    # timm's classifiers know the 1,000 classes of ImageNet or more than 10,000; those of CLIP and
+    # its like have as many outputs as their features have numbers.
+    has_classes = n == 1000 or n > 10_000
+    if not has_classes:
+        warn(
+            f"model: {name!r} has no classification head. Its outputs are features, given without "
+            "a softmax, and their explanation is that of no class. Name a classifier, as one of "
+            "timm.list_models('*in1k', pretrained=True), or put a head of your own behind it."
+        )
+    names = _imagenet_names() if n == 1000 else None
+    scored = ScoredImages(model.eval(), config["mean"], config["std"], probability and has_classes)
     return NamedModel(
-        scored, name, config["input_size"][-2:], config["crop_pct"], names, scored.scale
+        scored,
+        name,
+        config["input_size"][-2:],
+        config["crop_pct"],
+        names,
+        scored.scale if has_classes else "output",
     )
 
 

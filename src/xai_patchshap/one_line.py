@@ -44,6 +44,7 @@ _ELSEWHERE = {
     "silent": "progress",
     "target": "labels",
 }
+_OVERSHOOT = 0.1
 # What the explainers say in errors and warnings, and how it is said here.
 _SAID = (
     (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
@@ -87,10 +88,11 @@ def explain_image(
         (H, W, C), (C, H, W), (H, W), or a batch of these.
 
         Photographs are turned upright, resized and cropped to the model's size, and scaled
-        to [0, 1]. A PIL image or a file is one, and so are the bytes (uint8) of one for a
-        model whose preprocessing is this package's: of a name, of transformers, or a
-        ``ShapleyViT``. Floats are for such a model in [0, 1]. Your own module, function or
-        ONNX model gets arrays and tensors as they are, in the units that it takes.
+        to [0, 1]. A PIL image or a file is one. For a model whose preprocessing is this
+        package's (of a name, of transformers, or a ``ShapleyViT``) so are uint8 arrays, 0 to
+        255, and float arrays in [0, 1] of another size than the model's; those of its size
+        are taken as they are. Your own module, function or ONNX model gets arrays and tensors
+        as they are, in the units that it takes.
     method : {"patch-kernel-shap", "owen-bpt", "vit-shapley"}
         Shapley values of patches, Owen values to the pixel, or one pass of a trained network.
     labels : int, str, list of these, or "top3" and the like, optional
@@ -215,23 +217,40 @@ def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
 def _as_batch(image: Any, named: NamedModel, layout: Any) -> tuple[Any, Any]:
     """A batch of images as the model takes them, and where its channels are."""
     several = image if isinstance(image, list | tuple) else [image]
-    if several and all(isinstance(one, str | PathLike | Image.Image) for one in several):
+    are_files = [isinstance(one, str | PathLike | Image.Image) for one in several]
+    if several and all(are_files):
         photographs = [one if isinstance(one, Image.Image) else open_image(one) for one in several]
         return torch.stack([named.prepare(p) for p in photographs]), "NCHW"
+    if any(are_files):
+        raise bad("image", "a list of photographs and arrays", "one or the other")
     x, axes = _arrays(image, layout)
     if not (prepares_images(named.model) or isinstance(named.model, ShapleyViT)):
         return x, axes
     pixels = as_array(x)
-    if pixels.dtype.kind in "iu" and pixels.dtype != np.uint8:
-        raise bad("image", f"dtype {pixels.dtype}", "uint8, 0 to 255, or floats in [0, 1]")
-    if pixels.dtype != np.uint8:
-        return x, axes
     pixels = pixels if axes == "NHWC" else np.moveaxis(pixels, 1, 3)
     if pixels.shape[3] not in (1, 3, 4):
         raise bad("image", f"{pixels.shape[3]} channels", "1, 3 or 4")
+    if pixels.dtype != np.uint8:
+        _check_scale(pixels)
+        if pixels.shape[1:] == (*named.size, named.channels):
+            return x, axes
+        pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     # Pillow has no axis of channels for gray.
     pixels = pixels[..., 0] if pixels.shape[3] == 1 else pixels
     return torch.stack([named.prepare(Image.fromarray(p)) for p in pixels]), "NCHW"
+
+
+def _check_scale(pixels: NDArray[Any]) -> None:
+    """Raise unless images lie in [0, 1], where a resized one may overshoot a little."""
+    if pixels.dtype.kind not in "bf":
+        mend = "Divide whole numbers by what is white." if pixels.dtype.kind in "iu" else ""
+        raise bad("image", f"dtype {pixels.dtype}", "uint8, 0 to 255, or floats in [0, 1]", mend)
+    if not np.isfinite(pixels).all():
+        raise bad("image", "NaN or infinity", "numbers", "np.nan_to_num(x) replaces them.")
+    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        mend = "Divide by 255." if low >= 0 else "The model normalises them itself."
+        raise bad("image", f"numbers from {low:.3g} to {high:.3g}", "images in [0, 1]", mend)
 
 
 def _arrays(image: Any, layout: Any) -> tuple[NDArray[Any] | Tensor, Any]:
