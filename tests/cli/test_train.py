@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -175,6 +176,20 @@ def test_a_missing_accelerate_names_its_extra(folder, tmp_path, capsys, monkeypa
         "--accelerate",
     )  # fmt: skip
     assert "pip install 'xai-patchshap[train]'" in err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_broken_image_is_named_before_any_work(folder, tmp_path, capsys, workers):
+    shutil.copytree(folder / "images", tmp_path / "images")
+    (tmp_path / "images" / "class1" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    err = failing(
+        capsys, "train", "surrogate", tmp_path / "images", "--out", tmp_path / "out", *QUICK,
+        "--model", "timm:vit_tiny_patch16_224", "--model-args", json.dumps(ARGS),
+        "--weights", "random", "--workers", workers,
+    )  # fmt: skip
+    assert "broken.png'; expected a readable image file" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_image_files_are_cropped_in_the_middle_and_in_order(folder):

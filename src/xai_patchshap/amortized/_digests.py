@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..errors import bad
+from ..errors import PatchShapError, bad
 from ._data import image_of
 from ._schedule import Schedule
 
@@ -78,9 +78,11 @@ def images_digest(dataset: Any, *, name: str, workers: int = 0, progress: bool =
         _Digests(dataset), batch_size=None, num_workers=workers, generator=torch.Generator()
     )
     begun = []
-    for i, (digest, kind, is_finite) in enumerate(
-        tqdm(loader, desc=name, disable=not progress, mininterval=1.0)
-    ):
+    bar = tqdm(loader, desc=name, disable=not progress, mininterval=1.0)
+    for i, one in enumerate(bar):
+        if isinstance(one, PatchShapError):
+            raise one
+        digest, kind, is_finite = one
         first = first or kind
         if kind != first:
             raise bad(name, f"{kind} in image {i}", f"that of the first, {first}", "Resize them.")
@@ -89,8 +91,8 @@ def images_digest(dataset: Any, *, name: str, workers: int = 0, progress: bool =
         if i < _ASKED_TWICE:
             begun.append(digest)
         found.update(digest)
-    again = [_Digests(dataset)[i][0] for i in range(len(begun))]
-    if again != begun:
+    again = [_Digests(dataset)[i] for i in range(len(begun))]
+    if [isinstance(one, tuple) and one[0] for one in again] != begun:
         raise bad(
             name,
             "other images when they are asked for again",
@@ -122,8 +124,11 @@ def code_digest(function: Any) -> str:
     return f"{named.__qualname__} {hashlib.sha256(source.encode()).hexdigest()}"
 
 
-class _Digests(Dataset[tuple[bytes, str, bool]]):
-    """Digest, shape and precision of each image, and whether it is finite."""
+class _Digests(Dataset[Any]):
+    """Digest, shape and precision of each image, and whether it is finite; or what is wrong.
+
+    What is raised in another process comes with all of its traceback in the message.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -131,8 +136,11 @@ class _Digests(Dataset[tuple[bytes, str, bool]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[bytes, str, bool]:
-        image = image_of(self.dataset, index)
+    def __getitem__(self, index: int) -> tuple[bytes, str, bool] | PatchShapError:
+        try:
+            image = image_of(self.dataset, index)
+        except PatchShapError as error:
+            return error
         found = hashlib.sha256()
         _add(found, image)
         return found.digest(), _kind(image), bool(image.isfinite().all())

@@ -53,6 +53,8 @@ class ImageFiles(Dataset[Tensor]):
     """
 
     def __init__(self, folder: str | Path, size: tuple[int, int]) -> None:
+        if not Path(folder).is_dir():
+            raise bad("images", f"'{folder}'", "a folder with images, at any depth")
         self.files = images_below(folder)
         self._frame = NamedModel(None, "", size)  # type: ignore[arg-type]
 
