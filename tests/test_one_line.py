@@ -53,9 +53,8 @@ def test_values_add_up_for_functions_of_arrays(method):
     ids=["HWC", "NHWC", "CHW", "tensor CHW", "tensor NCHW", "batch"],
 )
 def test_every_layout_gives_the_same_values_channels_last(image):
-    options = {"labels": 1, "players": 4, "background": 0.0, "budget": 60}
-    expected = explain_image(Module(), PHOTO, **options).values[0]
-    values = explain_image(Module(), image, **options).values
+    expected = explain_image(Module(), PHOTO, labels=1, players=4, background=0.0).values[0]
+    values = explain_image(Module(), image, labels=1, players=4, background=0.0).values
     assert values.shape == (len(values), 16, 12, 3, 1)
     for one in values:
         np.testing.assert_allclose(one, expected, atol=1e-12)
@@ -73,13 +72,7 @@ def test_gray_images_without_a_channel_axis():
 def test_labels_by_index_name_and_rank():
     def explained(labels):
         explanation = explain_image(
-            channel_means,
-            PHOTO,
-            labels=labels,
-            players=4,
-            background=0.0,
-            class_names=NAMES,
-            budget=60,
+            channel_means, PHOTO, labels=labels, players=4, background=0.0, class_names=NAMES
         )
         return list(np.ravel(explanation.output_names))
 

@@ -437,7 +437,7 @@ def _captum(method: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tenso
 
 
 def _timm_transformer(model: nn.Module) -> Any:
-    vit = TokenDropping(model)._vit[0]
+    vit = TokenDropping(model).transformer
     if not hasattr(vit, "patch_embed"):
         raise bad("model", "torchvision's VisionTransformer", "one of timm")
     return vit

@@ -169,7 +169,7 @@ def test_taps_reach_the_prediction():
     nn.init.normal_(tapped.mixed[0][1].weight)
     assert not torch.allclose(tapped(images)[0], plain(images)[0], atol=1e-3)
     assert not vit.blocks[0]._forward_hooks
-    assert not tapped.surrogate._vit[0].blocks[0]._forward_hooks
+    assert not tapped.surrogate.transformer.blocks[0]._forward_hooks
 
 
 def test_the_control_variate_moves_no_minimiser():

@@ -387,7 +387,7 @@ def _unlike(path: Path, what: str) -> PatchShapError:
 
 
 def _depth_of(surrogate: nn.Module) -> int:
-    vit: Any = TokenDropping(surrogate)._vit[0]
+    vit: Any = TokenDropping(surrogate).transformer
     return len(getattr(vit, "blocks", ()))
 
 

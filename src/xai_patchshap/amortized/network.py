@@ -261,7 +261,7 @@ class ShapleyViT(nn.Module):
     ) -> None:
         super().__init__()
         self.surrogate = TokenDropping(copy.deepcopy(surrogate)).requires_grad_(False).eval()
-        vit = self.surrogate._vit[0]
+        vit = self.surrogate.transformer
         if not hasattr(vit, "patch_embed"):
             raise bad("surrogate", "torchvision's VisionTransformer", "one of timm")
         if vit.num_classes < 1:
@@ -431,7 +431,7 @@ class ShapleyViT(nn.Module):
 
         Tokens (B, t, width) of the tapped blocks and of the last shared one; logits (B, K).
         """
-        vit = self.surrogate._vit[0]
+        vit = self.surrogate.transformer
         passed: dict[int, Tensor] = {}
 
         def keep(place: int) -> Any:
@@ -469,7 +469,7 @@ class ShapleyViT(nn.Module):
 
     def whole_logits(self, images: Tensor) -> Tensor:
         """The surrogate's logits (B, K) for whole images; it may write into its copy of them."""
-        logits: Tensor = self.surrogate.model(images.clone())
+        logits: Tensor = self.surrogate(images)
         return logits.float()
 
     def coalition_values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def train_surrogate(
     check_takes("classifier", teacher, first)
     if architecture is not None:
         architecture.check_builds(teacher, first)
-    n_players = student._shown(first).shape[1]
+    n_players = math.prod(student.grid_of(first))
     # Where tokens cannot be dropped, this says so before any work.
     with torch.no_grad():
         student.coalition_outputs(first, torch.zeros(1).long(), torch.arange(n_players)[None] > 0)

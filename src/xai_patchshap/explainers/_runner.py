@@ -85,7 +85,8 @@ class Runner:
     def _game_model(self) -> Any:
         """The model, which drops the tokens of hidden patches if the masker says so."""
         if self._drops_tokens:
-            already = isinstance(self.model, TokenDropping)
+            parts = self.model.modules() if isinstance(self.model, nn.Module) else ()
+            already = any(isinstance(m, TokenDropping) for m in parts)
             return self.model if already else TokenDropping(self.model)
         return self.model
 
