@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._memory import check_memory
 from ._outputs import as_scores
 from .errors import PatchShapError, bad, check_whole
 from .masking import CoalitionInputs
@@ -19,6 +20,7 @@ __all__ = ["Game"]
 
 # Batches that are sorted together; what is finished of them is lost when one is interrupted.
 _WINDOW = 32
+_ENTRIES = 2**20  # of values that the link is applied to at once
 
 Forward = Callable[[tuple[Tensor, ...], Tensor], Any]
 
@@ -99,9 +101,12 @@ class Game:
         """
         n = self.bound.n_examples
         everyone = np.ones((n, max(self.bound.n_players)), dtype=bool)
-        values, finished = self._run(np.arange(n), everyone, n_backgrounds=1)
-        if finished < n:
+        tables: dict[int, NDArray[np.float64]] = {}
+        counts = dict.fromkeys(range(n), 1)
+        zeros = np.zeros(n, dtype=np.int64)
+        if self._run(np.arange(n), zeros, everyone, counts, tables, n_backgrounds=1) < n:
             raise KeyboardInterrupt
+        values = np.concatenate([tables[i] for i in range(n)])
         return self.linked(values) if linked else values
 
     def given_full_values(self, output: Any) -> NDArray[np.float64]:
@@ -113,33 +118,58 @@ class Game:
         return self.linked(self._checked(values, n, np.full(n, max(self.bound.n_players))))
 
     def evaluate(
-        self, coalitions: Mapping[int, NDArray[np.bool_]]
+        self,
+        coalitions: Mapping[int, NDArray[np.bool_]],
+        into: Mapping[int, NDArray[np.float64]] | None = None,
     ) -> dict[int, NDArray[np.float64]]:
         """Values of the coalitions (m, n) asked for each example, (m, n_outputs).
 
         The examples advance side by side. When Ctrl-C interrupts, each gets the values of
         the coalitions that were finished, and :attr:`interrupted` is set.
+
+        ``into`` has tables (m, n_outputs) that the values are written to.
         """
-        counts = [len(c) for c in coalitions.values()]
-        examples = np.repeat(np.fromiter(coalitions, dtype=np.int64, count=len(counts)), counts)
+        counts = {i: len(c) for i, c in coalitions.items()}
+        n_rows, n_players = sum(counts.values()), max(self.bound.n_players)
+        width = 0 if into else self._width or 1
+        check_memory(
+            "budget",
+            f"{n_rows:,} evaluations of {n_players:,} players and {width:,} outputs",
+            n_rows * (8 * width + n_players),
+            "Lower it (n_samples= or max_evals=), or choose some outputs with outputs=.",
+        )
+        tables = {} if into is None else dict(into)
+        examples = np.repeat(np.fromiter(counts, np.int64, len(counts)), list(counts.values()))
+        rows = np.concatenate([np.arange(c) for c in counts.values()])
         # The first coalition of each example, then the second of each, and so on.
-        order = np.argsort(np.concatenate([np.arange(c) for c in counts]), kind="stable")
+        order = np.argsort(rows, kind="stable")
         window = _WINDOW * self.batch_size if self.by_size else 1
-        table = np.zeros((len(order), max(self.bound.n_players)), dtype=bool)
-        start = 0
-        for count, c in zip(counts, coalitions.values(), strict=True):
-            table[start : start + count, : c.shape[1]] = c
-            start += count
         if self.by_size:
-            size = table.sum(axis=1)[order]
+            size = np.concatenate([c.sum(axis=1) for c in coalitions.values()])[order]
             order = order[np.lexsort((size, np.arange(len(order)) // window))]
-        values, finished = self._run(examples[order], table[order])
-        if finished < len(order):
-            finished -= finished % window  # each example gets the first of its coalitions
-        linked = self.linked(values[:finished])
         place = np.argsort(order)
-        parts = np.split(place, np.cumsum(counts)[:-1])
-        return {i: linked[p[p < finished]] for i, p in zip(coalitions, parts, strict=True)}
+        table = np.zeros((n_rows, n_players), dtype=bool)
+        start = 0
+        for c in coalitions.values():
+            table[place[start : start + len(c)], : c.shape[1]] = c
+            start += len(c)
+        examples, rows = examples[order], rows[order]
+        finished = self._run(examples, rows, table, counts, tables)
+        if finished < n_rows:
+            finished -= finished % window  # each example gets the first of its coalitions
+        found = np.bincount(examples[:finished], minlength=self.bound.n_examples)
+        values = {i: tables[i][: found[i]] for i in coalitions}
+        if self.link is not None:
+            for part in values.values():
+                step = max(1, _ENTRIES // part.shape[1])
+                for start in range(0, len(part), step):
+                    part[start : start + step] = self.linked(part[start : start + step])
+        return values
+
+    @property
+    def _width(self) -> int | None:
+        """Number of outputs that are kept, once it is known."""
+        return self.n_outputs if self.columns is None else self.columns.shape[1]
 
     def linked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The link of values of the outputs that are kept."""
@@ -162,42 +192,51 @@ class Game:
     def _run(
         self,
         examples: NDArray[np.int64],
+        rows: NDArray[np.int64],
         table: NDArray[np.bool_],
+        counts: Mapping[int, int],
+        tables: dict[int, NDArray[np.float64]],
         n_backgrounds: int | None = None,
-    ) -> tuple[NDArray[np.float64], int]:
-        """Values of all coalitions of ``table``, and how many of them are finished."""
+    ) -> int:
+        """How many coalitions of ``table`` are finished.
+
+        The value of each becomes a row of the table of its example; tables that are not there
+        are made, with as many rows as ``counts`` says.
+        """
         s = n_backgrounds or self.bound.n_backgrounds
         n_rows = len(examples) * s
         n_shown = table.sum(axis=1)
-        values: NDArray[np.float64] | None = None
+        for given in tables.values() if s > 1 else ():
+            given[:] = 0.0
         done = 0
         try:
             while done < n_rows:
-                rows = np.arange(done, min(done + self.batch_size, n_rows))
-                coalition = rows // s
+                several = np.arange(done, min(done + self.batch_size, n_rows))
+                coalition = several // s
                 example = torch.from_numpy(examples[coalition])
                 inputs = self.bound.rows(
-                    example, torch.from_numpy(table[coalition]), torch.from_numpy(rows % s)
+                    example, torch.from_numpy(table[coalition]), torch.from_numpy(several % s)
                 )
                 out = self._outputs(inputs, example, n_shown[coalition])
-                if values is None:
-                    values = np.zeros((len(examples), out.shape[1]))
-                if s == 1:
-                    values[coalition] = out
-                else:
-                    np.add.at(values, coalition, out / s)
+                for i in np.unique(examples[coalition]).tolist():
+                    if i not in tables:
+                        tables[i] = np.zeros((counts[i], out.shape[1]))
+                    own = examples[coalition] == i
+                    if s == 1:
+                        tables[i][rows[coalition[own]]] = out[own]
+                    else:
+                        np.add.at(tables[i], rows[coalition[own]], out[own] / s)
                 np.add.at(self.evaluations, examples[coalition], 1)
-                done = int(rows[-1]) + 1
+                done = int(several[-1]) + 1
                 if self.progress is not None:
-                    self.progress.update(len(rows))
+                    self.progress.update(len(several))
         except KeyboardInterrupt:
             if self.n_outputs is None:
                 raise
             self.interrupted = True
-        if values is None:
-            width = self.n_outputs if self.columns is None else self.columns.shape[1]
-            values = np.zeros((0, width or 0))
-        return values, done // s
+        for i in counts:
+            tables.setdefault(i, np.zeros((0, self._width or 0)))
+        return done // s
 
     def _outputs(
         self, inputs: tuple[Tensor, ...], examples: Tensor, shown: NDArray[np.int64]

@@ -31,7 +31,7 @@ class Superpixels:
     Attributes
     ----------
     n_segments : int
-        About how many superpixels an image is cut into.
+        About how many superpixels an image is cut into, as many as pixels at the most.
     compactness : float
         Weight of nearness against likeness in colour, in units of Lab.
     sigma : float or (float, float)
@@ -102,10 +102,9 @@ class Superpixels:
         # Lab goes to 100 where plain channels go to 1; one compactness is to serve both.
         compactness = self.compactness if lab else self.compactness / 100
         options = {**self.options, "convert2lab": lab}
+        n_segments = min(int(self.n_segments), pixels.shape[0] * pixels.shape[1])
         try:
-            labels = _skimage_slic()(
-                pixels, int(self.n_segments), compactness, sigma=self.sigma, **options
-            )
+            labels = _skimage_slic()(pixels, n_segments, compactness, sigma=self.sigma, **options)
         except (ValueError, TypeError) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
             raise bad(

@@ -217,7 +217,7 @@ def test_a_prior_solves_the_ridge_normal_equations():
     prior += (difference - prior.sum(0)) / n
     found = estimator.estimate(values, prior, ridge).values
     design = estimator._design_of(10)
-    signs, weight = design.signs, design.weight / design.weight.mean()
+    signs, weight = np.where(design.halves, 1.0, -1.0), design.weight / design.weight.mean()
     odd = values[2::2] - values[3::2]
     # Unknowns of the efficient plane, in a basis of it.
     basis = np.linalg.svd(np.ones((1, n)))[2][1:].T

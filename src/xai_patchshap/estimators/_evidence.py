@@ -12,16 +12,26 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-__all__ = ["flared", "kernel", "learned", "negative_evidence", "own", "root_mean_square"]
+__all__ = [
+    "LEARN_FROM_OUTPUTS",
+    "covariance",
+    "flared",
+    "kernel",
+    "learned",
+    "negative_evidence",
+    "own",
+    "root_mean_square",
+]
 
 Floats = NDArray[np.float64]
 
 # Pairs that the strengths are learned from: more cost time and change little.
 _LEARN_FROM = 256
-_LEARN_FROM_OUTPUTS = 16
+LEARN_FROM_OUTPUTS = 16
 _ITERATIONS = 25
 _FEWEST = 4  # pairs below which nothing is learned
 _JITTER = 1e-9
+_ENTRIES = 2**20  # of the kernel that are computed at once
 _CONSTANT = 100.0  # prior variance of the even half's constant, that of the rest being 1
 # Priors: means and deviations, of logarithms but for the flare.
 _STRENGTH = 6.0  # sum of the strengths of all players
@@ -51,7 +61,7 @@ def root_mean_square(y: Floats) -> Floats:
     return root
 
 
-def learned(signs: Floats, odd: Floats, even: Floats) -> Floats:
+def learned(signs: Floats, odd: Floats, even: Floats, units: Floats | None = None) -> Floats:
     """Parameters (n + 5,) of both halves that suit the outputs of a model best.
 
     The outputs of most variance count, in the proportions of their deviations: what one
@@ -63,15 +73,19 @@ def learned(signs: Floats, odd: Floats, even: Floats) -> Floats:
         One coalition of each pair, in {-1, 1}; the first row is the full coalition.
     odd, even : ndarray (p, K)
         Values of the halves; the first of ``even`` is 0, its constant taken out.
+    units : ndarray (K,), optional
+        What one stands for in the values of each output; by default the same for all.
     """
     n = signs.shape[1]
     theta = np.full(n + 5, np.log(_STRENGTH / n))
     theta[n:] = *(mean for mean, _ in _OTHERS[:3]), 0.0, 0.0
     scales = [root_mean_square(y) for y in (odd, even)]
     sizes = np.hypot(*scales)
+    if units is not None:
+        sizes *= units / units.max()
     if len(signs) < 1 + _FEWEST or not sizes.any():
         return theta
-    most = np.argsort(-sizes, kind="stable")[:_LEARN_FROM_OUTPUTS]
+    most = np.argsort(-sizes, kind="stable")[:LEARN_FROM_OUTPUTS]
     share = sizes[most] / sizes[most[0]]
     halves = []
     for y, scale in zip((odd, even), scales, strict=True):
@@ -118,12 +132,37 @@ def kernel(
     theta: Floats, signs: Floats, odd: bool
 ) -> tuple[Floats, tuple[Floats, Floats, float, Floats]]:
     """The kernel with its noise; and, for the gradient, f, f', their ratio, and the scales."""
+    matrix, for_gradient = _smooth(theta, signs, signs, odd)
+    _add_noise(matrix, theta)
+    return matrix, for_gradient
+
+
+def covariance(theta: Floats, signs: Floats, odd: bool) -> Floats:
+    """The kernel alone, without further matrices of its size."""
+    matrix = np.empty((len(signs), len(signs)))
+    step = max(1, _ENTRIES // len(signs))
+    for start in range(0, len(signs), step):
+        rows = slice(start, start + step)
+        matrix[rows] = _smooth(theta, signs[rows], signs, odd)[0]
+    _add_noise(matrix, theta)
+    return matrix
+
+
+def _add_noise(matrix: Floats, theta: Floats) -> None:
+    diagonal = np.arange(len(matrix))
+    matrix[diagonal[1:], diagonal[1:]] += np.exp(theta[-2])
+    matrix[diagonal, diagonal] += _JITTER
+
+
+def _smooth(
+    theta: Floats, signs: Floats, others: Floats, odd: bool
+) -> tuple[Floats, tuple[Floats, Floats, float, Floats]]:
+    """Kernel of some pairs with others but for its noise, and what its gradient needs."""
     n = signs.shape[1]
-    c, linear, noise = np.exp(theta[:n]), np.exp(theta[n]), np.exp(theta[n + 1])
-    scale = flared(signs.mean(axis=1), float(theta[n + 2]))
-    scales = np.outer(scale, scale)
+    c, linear = np.exp(theta[:n]), np.exp(theta[n])
+    scales = np.outer(*(flared(some.mean(axis=1), float(theta[n + 2])) for some in (signs, others)))
     half = c.sum() / 2
-    exponent = (signs * (c / 2)) @ signs.T
+    exponent = (signs * (c / 2)) @ others.T
     up, down = np.exp(exponent - half), np.exp(-exponent - half)
     ends = 1.0 - np.exp(-2 * half) if odd else 1.0 + np.exp(-2 * half)
     other = 2.0 - ends
@@ -132,9 +171,6 @@ def kernel(
         f, slope = slope, f
     linear_part = 2 * linear / c.sum() * exponent if odd else 0.0
     matrix = scales * (f + linear_part) + (0.0 if odd else _CONSTANT)
-    diagonal = np.arange(1, len(signs))
-    matrix[diagonal, diagonal] += noise
-    matrix[np.arange(len(signs)), np.arange(len(signs))] += _JITTER
     return matrix, (f, slope, other / ends, scales)
 
 

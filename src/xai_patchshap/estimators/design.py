@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..errors import bad
 from .gaussian_process import HalfGame
 from .indices import coalition_weights, diagonal_quadrature
-from .sampling import PairSampler
+from .sampling import PairSampler, said
 
 __all__ = ["DesignedPairs"]
 
@@ -95,7 +95,7 @@ class DesignedPairs:
     def take(self, n_pairs: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """First ``n_pairs`` of the sequence, as :meth:`PairSampler.take` returns them."""
         if not 0 <= n_pairs <= self.n_pairs:
-            raise bad("n_pairs", n_pairs, f"between 0 and {self.n_pairs}")
+            raise bad("n_pairs", n_pairs, f"between 0 and {said(self.n_pairs)}")
         halves = self._take(n_pairs)
         return halves, halves.sum(axis=1) - 1
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
-from .base import Estimate, check_values
+from .base import Estimate, blocks_of_outputs, check_values
 
 __all__ = ["MAX_EXACT_PLAYERS", "ExactShapley"]
 
@@ -75,12 +75,16 @@ def exact_estimate(coalitions: NDArray[np.bool_], v: NDArray[np.float64]) -> Est
     """Shapley values from all 2**n coalitions, the empty one first and the full one second."""
     n = coalitions.shape[1]
     weight = np.array([1.0 / (n * comb(n - 1, s)) for s in range(n)])
-    phi = np.zeros((n, v.shape[1]))
-    for start in range(0, len(v), _CHUNK):
-        z = coalitions[start : start + _CHUNK]
-        size = z.sum(axis=1)
-        joined = weight[np.maximum(size - 1, 0)][:, None]
-        left = weight[np.minimum(size, n - 1)][:, None]
-        # Centring on v(empty) changes no value and keeps the rounding of large sums small.
-        phi += np.where(z, joined, -left).T @ (v[start : start + _CHUNK] - v[0])
-    return Estimate(phi, np.zeros_like(phi), v[0].copy(), v[1].copy(), len(v), exact=True)
+    found = np.empty((n, v.shape[1]))
+    for block in blocks_of_outputs(v):
+        phi = np.zeros((n, len(block.unit)))
+        for start in range(0, len(v), _CHUNK):
+            z = coalitions[start : start + _CHUNK]
+            size = z.sum(axis=1)
+            joined = weight[np.maximum(size - 1, 0)][:, None]
+            left = weight[np.minimum(size, n - 1)][:, None]
+            # Centring on v(empty) changes no value and keeps the rounding of large sums small.
+            centred = block.values[start : start + _CHUNK] - block.values[0]
+            phi += np.where(z, joined, -left).T @ centred
+        found[:, block.outputs] = block.in_units_of_the_game(phi)
+    return Estimate(found, np.zeros_like(found), v[0].copy(), v[1].copy(), len(v), exact=True)

@@ -59,9 +59,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from ._evidence import flared, kernel, own, root_mean_square
+from ..errors import bad
+from ._evidence import covariance, flared, own, root_mean_square
 
-__all__ = ["HalfGame", "halves"]
+__all__ = ["HalfGame", "factors_of", "halves"]
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +76,11 @@ _BLOCK_ENTRIES = 2**23
 
 
 def halves(
-    signs: Floats, odd: Floats, even: Floats, parameters: Floats
+    signs: Floats,
+    odd: Floats,
+    even: Floats,
+    parameters: Floats,
+    factors: tuple[Floats, Floats] | None = None,
 ) -> tuple[HalfGame, HalfGame]:
     """The odd and the even halves of the games of K outputs.
 
@@ -85,14 +90,23 @@ def halves(
         As :func:`~._evidence.learned` takes them.
     parameters : ndarray (n + 5,)
         Its result, perhaps of other outputs.
+    factors : tuple of two ndarray (p, p), optional
+        Of :func:`factors_of`, for games that share them.
     """
     n = signs.shape[1]
     found = []
-    for y, is_odd in ((odd, True), (even, False)):
+    for y, is_odd, factor in zip((odd, even), (True, False), factors or (None, None), strict=True):
         scale = root_mean_square(y)
         unit = np.where(scale > 0, scale, 1.0)
-        found.append(HalfGame(signs, y / unit, is_odd, parameters[own(n, is_odd)], unit))
+        found.append(HalfGame(signs, y / unit, is_odd, parameters[own(n, is_odd)], unit, factor))
     return found[0], found[1]
+
+
+def factors_of(signs: Floats, parameters: Floats) -> tuple[Floats, Floats]:
+    """Cholesky factors of the kernels of the odd and the even half."""
+    n = signs.shape[1]
+    odd, even = (_factor(parameters[own(n, is_odd)], signs, is_odd) for is_odd in (True, False))
+    return odd, even
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,8 @@ class HalfGame:
         Logarithms of the strengths c, of the variance of the linear part (of the odd half)
         and of that of the rough part; the flare.
     scale : ndarray (K,)
+    factor : ndarray (p, p), optional
+        Cholesky factor of the kernel, if it is known.
     """
 
     signs: Floats
@@ -117,6 +133,7 @@ class HalfGame:
     odd: bool
     parameters: Floats
     scale: Floats
+    factor: Floats | None = None
 
     @cached_property
     def _additive(self) -> tuple[NDArray[np.bool_], Floats, Floats]:
@@ -139,12 +156,13 @@ class HalfGame:
     @cached_property
     def _solved(self) -> tuple[Floats, Floats, Floats]:
         """Cholesky factor of the kernel, its solution for y, and the most likely amplitudes."""
-        covariance, _ = kernel(self.parameters, self.signs, self.odd)
-        factor = _factor(covariance)
-        alpha = cho_solve(factor, self.y, check_finite=False)
+        factor = self.factor
+        if factor is None:
+            factor = _factor(self.parameters, self.signs, self.odd)
+        alpha = cho_solve((factor, True), self.y, check_finite=False)
         amplitude = np.maximum(np.einsum("pk,pk->k", self.y, alpha), 0.0) / len(self.y)
-        likely = np.maximum(amplitude, self._left_out(factor[0], alpha))
-        return factor[0], alpha, _WIDENING * likely
+        likely = np.maximum(amplitude, self._left_out(factor, alpha))
+        return factor, alpha, _WIDENING * likely
 
     def _left_out(self, factor: Floats, alpha: Floats) -> Floats:
         """Mean squared error, over its variance, of pairs predicted from all others.
@@ -293,17 +311,21 @@ def _tilts(flare: float, n: int) -> list[tuple[Any, Any]]:
     return [(np.tanh(b), share), (-np.tanh(b), share)]
 
 
-def _factor(covariance: Floats) -> tuple[Floats, bool]:
+def _factor(parameters: Floats, signs: Floats, odd: bool) -> Floats:
     """Cholesky factor, with more on the diagonal if rounding has left too little there."""
-    for jitter in _JITTERS:
-        covariance[np.diag_indices_from(covariance)] += jitter
+    for jitter in np.cumsum(_JITTERS):
+        matrix = covariance(parameters, signs, odd)
+        matrix[np.diag_indices_from(matrix)] += jitter
         try:
-            factor: tuple[Floats, bool] = cho_factor(covariance, lower=True, check_finite=False)
-            return factor
+            # Transposed, it is in the order in which it is factorised in place.
+            return np.asarray(cho_factor(matrix.T, True, overwrite_a=True, check_finite=False)[0])
         except np.linalg.LinAlgError:
             continue
-    raise np.linalg.LinAlgError(
-        "the covariance of the coalitions is not positive definite: use estimator='kernel-shap'"
+    raise bad(
+        "estimator",
+        "a covariance of the coalitions that is not positive definite",
+        "values that a Gaussian process can learn from",
+        "Use estimator='kernel-shap'.",
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
-from .base import Estimate, check_values, checked_prior
+from .base import Estimate, check_values, checked_prior, constant_outputs
 from .interactions import GaussianProcessInteractions
 
 __all__ = ["GaussianProcessShap"]
@@ -81,14 +81,19 @@ class GaussianProcessShap:
             :meth:`GaussianProcessInteractions.estimate`; ``prior`` has a guess for them, too.
         """
         v = check_values(values, len(self.coalitions), self.min_coalitions)
-        guess = np.zeros((self.coalitions.shape[1], v.shape[1]))
+        n_players, n_outputs = self.coalitions.shape[1], v.shape[1] - n_guides
+        guess = None
         if prior is not None:
-            guess = checked_prior(prior, guess.shape)
-            guess += (v[1] - v[0] - guess.sum(axis=0)) / len(guess)
-        found = self._of_order_1.estimate(v - self.coalitions[: len(v)] @ guess, n_guides)
-        n_outputs = found.values[0].shape[1]
-        v, guess = v[:, :n_outputs], guess[:, :n_outputs]
+            guess = checked_prior(prior, (n_players, v.shape[1]))
+            guess += (v[1] - v[0] - guess.sum(axis=0)) / n_players
+        rest = v if guess is None else v - self.coalitions[: len(v)] @ guess
+        found = self._of_order_1.estimate(rest, n_guides)
+        mean, std = found.values[0], found.error_std[0]
+        v = v[:, :n_outputs]
+        if guess is not None:
+            mean = mean + guess[:, :n_outputs]
+            constant = constant_outputs(v)
+            mean[:, constant] = std[:, constant] = 0.0
         # Adding up, to rounding, as the game does.
-        mean = found.values[0] + guess
-        mean += (v[1] - v[0] - mean.sum(axis=0)) / len(mean)
-        return Estimate(mean, found.error_std[0], v[0], v[1], found.n_coalitions, found.exact)
+        mean += (v[1] - v[0] - mean.sum(axis=0)) / n_players
+        return Estimate(mean, std, v[0].copy(), v[1].copy(), found.n_coalitions, found.exact)

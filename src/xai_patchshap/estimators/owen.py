@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import bad
 from ..hierarchy import PartitionTree
-from .base import Estimate
+from .base import Estimate, same_everywhere, units_of
 
 __all__ = ["OwenForest", "OwenRefiner"]
 
@@ -96,6 +96,7 @@ class OwenRefiner:
         self._asked = 0
         self._n_open = self._count = 0
         self._scale = float(self._norm((full_values - base_values)[None])[0])
+        self._unit = 0.0  # what is at stake at first: scores are relative to it
         self._push([(tree.root, (), 0, 1, 1.0)])
 
     @property
@@ -185,6 +186,11 @@ class OwenRefiner:
             ordered[tree.start[i] : tree.stop[i]] += d
         return ordered[self._rank]
 
+    def extremes(self) -> tuple[Floats, Floats]:
+        """Lowest and highest value (K,) of each output so far."""
+        known = self._table[: self.n_coalitions]
+        return known.min(axis=0), known.max(axis=0)
+
     def _children(self, node: int) -> tuple[int, int]:
         a, b = self.tree.children[node - self.tree.n]
         return int(a), int(b)
@@ -200,7 +206,9 @@ class OwenRefiner:
 
     def _norm(self, change: Floats) -> Floats:
         """Norm (m,) of changes (m, K) over the guide outputs."""
-        return np.asarray(np.linalg.norm(change[:, self.guides] * self.guide_weights, axis=1))
+        guided = change[:, self.guides] * self.guide_weights
+        unit = units_of(guided.T)  # squares stay in range
+        return np.asarray(unit * np.linalg.norm(guided / unit[:, None], axis=1))
 
     def _push(self, branches: list[Branch]) -> None:
         if not branches:
@@ -210,11 +218,13 @@ class OwenRefiner:
         at_stake = self._norm(change) + self.floor * self._scale
         size = np.array([self.tree.stop[b[0]] - self.tree.start[b[0]] for b in branches])
         weight = np.array([b[4] for b in branches])
+        self._unit = self._unit or float(at_stake.max())
         with np.errstate(divide="ignore"):
             # In steps of about one per cent: the model's rounding, which depends on the
             # batch, does not decide between equals.
+            relative = at_stake / (self._unit or 1.0)
             score = np.round(
-                50 * np.log2(weight * at_stake * (size / self.tree.n) ** self.area_power)
+                50 * np.log2(weight * relative * (size / self.tree.n) ** self.area_power)
             )
         for branch, s, n in zip(branches, score, size, strict=True):
             if n == 1:
@@ -328,8 +338,12 @@ class OwenForest:
             error = np.full_like(mean, np.inf)
         else:
             # The variance of a weighted mean of independent values of equal variance.
-            spread = sum(w * (v - mean) ** 2 for w, v in zip(weights, each, strict=True))
-            error = np.sqrt(spread * (weights @ weights) / (1 - weights @ weights))
+            unit = units_of(np.concatenate(each))
+            spread = sum(w * ((v - mean) / unit) ** 2 for w, v in zip(weights, each, strict=True))
+            error = unit * np.sqrt(spread * (weights @ weights) / (1 - weights @ weights))
+        constant = self._constant(used)[outputs]
+        mean[:, constant] = ((self.full_values - self.base_values) / len(mean))[outputs][constant]
+        error[:, constant] = 0.0
         return Estimate(
             mean,
             error,
@@ -338,6 +352,11 @@ class OwenForest:
             self.n_coalitions,
             self.exact,
         )
+
+    def _constant(self, refiners: Sequence[OwenRefiner]) -> Bools:
+        """Outputs that were the same at every coalition so far."""
+        lowest, highest = zip(*(r.extremes() for r in refiners), strict=True)
+        return same_everywhere(np.min(lowest, axis=0), np.max(highest, axis=0), self.n_coalitions)
 
     def _plant(self, tree: PartitionTree) -> None:
         ends = (self.base_values, self.full_values)

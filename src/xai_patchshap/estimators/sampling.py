@@ -7,22 +7,26 @@ size ``k`` of their smaller half.
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Callable
+from itertools import combinations, islice
 from math import comb
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._memory import check_memory
 from ..errors import bad
 
-__all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions"]
+__all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions", "said"]
 
 SAMPLING_RULES = ("modified_l2", "leverage", "kernel")
 
 # Strata up to this size are listed and shuffled; larger ones are drawn by rejection.
 _ENUMERATE_UP_TO = 20_000
 _CHUNK = 256
+_ENTRIES = 2**17  # of random numbers that are held at once
+_BYTES_OF_A_PAIR = 200  # whatever the players
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -52,16 +56,35 @@ class Pairs(Protocol):
 
 
 def paired_coalitions(
-    n_players: int, budget: int, pairs: Pairs
+    n_players: int, budget: int, pairs: Pairs, bytes_to_solve: Callable[[int], int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Empty, full, then each coalition and its complement; and the strata of the pairs."""
-    if budget < 2:
+    """Empty, full, then each coalition and its complement; and the strata of the pairs.
+
+    ``bytes_to_solve`` says how much memory a number of pairs takes later, unless they are all
+    there are.
+    """
+    whole = isinstance(budget, int | np.integer) and not isinstance(budget, bool)
+    if not whole or budget < 2:
         raise bad("budget", budget, "at least 2 evaluations (the empty and the full coalition)")
-    halves, strata = pairs.take(min((budget - 2) // 2, pairs.n_pairs))
-    ends = np.zeros((2, n_players), dtype=bool)
-    ends[1] = True
-    both = np.stack([halves, ~halves], axis=1).reshape(-1, n_players)
-    return np.concatenate([ends, both]), strata
+    n_pairs = min((int(budget) - 2) // 2, pairs.n_pairs)
+    check_memory(
+        "budget",
+        f"{said(budget)} evaluations of {n_players:,} players",
+        n_pairs * (3 * n_players + n_players // 8 + _BYTES_OF_A_PAIR)
+        + (bytes_to_solve(n_pairs) if n_pairs < pairs.n_pairs else 0),
+        "Lower the budget (n_samples= or max_evals=), or choose fewer players.",
+    )
+    halves, strata = pairs.take(n_pairs)
+    coalitions = np.zeros((2 + 2 * n_pairs, n_players), dtype=bool)
+    coalitions[1] = True
+    coalitions[2::2] = halves
+    np.logical_not(halves, out=coalitions[3::2])
+    return coalitions, strata
+
+
+def said(number: int) -> str:
+    """A whole number of any size, in few characters."""
+    return f"{number:,}" if number < 10**18 else f"about 2**{int(number - 1).bit_length()}"
 
 
 class PairSampler:
@@ -141,7 +164,7 @@ class PairSampler:
             Index of the stratum of each pair; stratum ``j`` holds size ``j + 1``.
         """
         if not 0 <= n_pairs <= self.n_pairs:
-            raise bad("n_pairs", n_pairs, f"between 0 and {self.n_pairs}")
+            raise bad("n_pairs", n_pairs, f"between 0 and {said(self.n_pairs)}")
         strata = self._strata_of_first(n_pairs)
         halves = np.zeros((n_pairs, self.n_players), dtype=bool)
         for j in np.unique(strata):
@@ -212,20 +235,26 @@ class _Stratum:
         self.middle = 2 * size == n_players
         self.n_pairs = _pairs_of_size(n_players, size)
         self._rng = np.random.default_rng(seed)
-        self._drawn: list[NDArray[np.bool_]] = []
-        self._keys: set[bytes] = set()
+        # Every coalition once, as packed bits, in the order in which they were drawn.
+        self._drawn: dict[bytes, None] = {}
+        self._n_tried = 0
+        self._rest: NDArray[np.int64] | None = None  # members of those that are listed
 
     def take(self, count: int) -> NDArray[np.bool_]:
         while len(self._drawn) < count:
             # The switch depends on what is drawn, never on what is asked for, so that
             # every prefix is the same whatever the budget.
-            if self.n_pairs <= _ENUMERATE_UP_TO or len(self._drawn) >= self.n_pairs // 2:
-                self._draw_rest()
-            else:
-                self._draw_chunk()
-        return np.array(self._drawn[:count])
+            if self._rest is None and self._n_tried % _CHUNK == 0:
+                many = len(self._drawn) >= self.n_pairs // 2
+                if self.n_pairs <= _ENUMERATE_UP_TO or many:
+                    self._list_all()
+            # Never more than is needed: with many players, rows are long.
+            self._draw(min(max(1, _ENTRIES // self.n_players), count - len(self._drawn)))
+        packed = np.frombuffer(b"".join(islice(self._drawn, count)), dtype=np.uint8)
+        bits = np.unpackbits(packed.reshape(count, -1), axis=1, count=self.n_players)
+        return np.asarray(bits.view(bool))
 
-    def _draw_rest(self) -> None:
+    def _list_all(self) -> None:
         n, k = self.n_players, self.size
         # In the middle, the half that holds player 0 stands for its pair.
         members = (
@@ -234,22 +263,20 @@ class _Stratum:
             else combinations(range(n), k)
         )
         index = np.fromiter((i for c in members for i in c), dtype=np.int64).reshape(-1, k)
-        rows = np.zeros((len(index), n), dtype=bool)
-        np.put_along_axis(rows, index, True, axis=1)
-        self._append(rows[self._rng.permutation(len(rows))])
+        self._rest, self._n_tried = index[self._rng.permutation(len(index))], 0
 
-    def _draw_chunk(self) -> None:
+    def _draw(self, most: int) -> None:
         n, k = self.n_players, self.size
-        index = np.argpartition(self._rng.random((_CHUNK, n)), k - 1, axis=1)[:, :k]
-        rows = np.zeros((_CHUNK, n), dtype=bool)
+        if self._rest is not None:
+            index = self._rest[self._n_tried : self._n_tried + most]
+        else:
+            # The numbers are the same in chunks of whatever length.
+            most = min(most, _CHUNK - self._n_tried % _CHUNK)
+            index = np.argpartition(self._rng.random((most, n)), k - 1, axis=1)[:, :k]
+        self._n_tried += len(index)
+        rows = np.zeros((len(index), n), dtype=bool)
         np.put_along_axis(rows, index, True, axis=1)
         if self.middle:
             rows ^= ~rows[:, :1]
-        self._append(rows)
-
-    def _append(self, rows: NDArray[np.bool_]) -> None:
-        for row, packed in zip(rows, np.packbits(rows, axis=1), strict=True):
-            key = packed.tobytes()
-            if key not in self._keys:
-                self._keys.add(key)
-                self._drawn.append(row)
+        for packed in np.packbits(rows, axis=1):
+            self._drawn.setdefault(packed.tobytes())

@@ -24,6 +24,7 @@ from ..estimators import (
     check_sampling,
     interaction_estimator,
 )
+from ..estimators.interactions import count_interactions
 from . import _shap
 from ._sampled import SampledExplainer, with_guides
 
@@ -175,10 +176,8 @@ class InteractionShap(SampledExplainer):
             self.sampling,
         )
 
-    def _estimated(
-        self, estimator: Any, values: NDArray[np.float64], guides: NDArray[np.float64]
-    ) -> Estimate:
-        found: Interactions = with_guides(estimator, values, guides)
+    def _estimated(self, estimator: Any, values: NDArray[np.float64], n_guides: int) -> Estimate:
+        found: Interactions = with_guides(estimator, values, n_guides)
         return _WithInteractions(
             found.values[0],
             found.error_std[0],
@@ -188,6 +187,10 @@ class InteractionShap(SampledExplainer):
             found.exact,
             found,
         )
+
+    def _numbers_per_output(self, n_players: int) -> int:
+        # Values and errors; the faces make matrices of the pairs, and may return their errors.
+        return 4 * count_interactions(n_players, self.order) + 2 * n_players**2
 
     # ----- Captum ------------------------------------------------------------------------
 

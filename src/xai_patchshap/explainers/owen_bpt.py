@@ -11,8 +11,10 @@ import shap
 import torch
 from numpy.typing import NDArray
 
+from .._memory import check_memory
 from ..errors import PatchShapError, bad, check_amount, check_whole
 from ..estimators import Estimate, OwenForest
+from ..estimators.sampling import said
 from ..game import Game
 from ..hierarchy import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
 from ..masking import CoalitionInputs
@@ -25,6 +27,9 @@ _KINDS = ("bpt", "axis")
 # channels of colour, and in which this quantile of all magnitudes is the end of the scale.
 _SEEN, _TYPICAL = 3.0, 0.99
 Grower: TypeAlias = Callable[[NDArray[np.float64] | None], PartitionTree]
+# Trees begin at 3**k times as many evaluations: more than so many are never reached.
+_MOST_TREES = 32
+_BYTES_OF_AN_EVALUATION = 800  # of the branches that it opens, whatever the outputs
 # Coalitions of one round of a batch of images are held at once.
 _MAX_BYTES = 2**26
 
@@ -66,7 +71,7 @@ class OwenBPT(PatchExplainer):
         many; each is refined until the next one begins, and values are averaged with the
         evaluations as weights. Standard errors compare the trees: they show where the map
         hangs on the tree, no more, and they are infinite until a second tree joins. 1 gives
-        the Owen values of a single tree, which depends on the image alone.
+        the Owen values of a single tree, which depends on the image alone; 32 is the most.
     compactness : float
         How much the data-aware trees prefer round regions; see
         :func:`~xai_patchshap.hierarchy.bpt_tree`. With ``n_trees=1``, 0 gives the published
@@ -143,6 +148,14 @@ class OwenBPT(PatchExplainer):
         algorithm: str = "auto",
     ) -> None:
         check_whole("n_trees", n_trees, 1)
+        if n_trees > _MOST_TREES:
+            raise bad(
+                "n_trees",
+                f"{n_trees:,}",
+                f"at most {_MOST_TREES}",
+                "The second tree begins after 100 evaluations, each further one after three times "
+                "as many.",
+            )
         check_whole("guides", guides, 1)
         check_amount("compactness", compactness, MOST_COMPACT)
         _kinds(hierarchy)
@@ -218,6 +231,7 @@ class OwenBPT(PatchExplainer):
             trees, growers = planted[i]
             forests[i] = OwenForest(trees, base[i][0], full[i], guides, weights, growers)
         budget = dict(zip(examples, budgets, strict=True))
+        self._check_memory(forests, budget, full.shape[1])
         # Rounds grow with the budget: what they take in memory must not.
         most = max(16, _MAX_BYTES // (max(game.bound.n_players) * len(budget)))
         while not game.interrupted:
@@ -231,6 +245,25 @@ class OwenBPT(PatchExplainer):
         self._kept.update({i: (keys[i], forests[i]) for i in keys})
         self.trees += [[r.tree for r in forests[i].refiners] for i in examples]
         return [forests[i].estimate(n_outputs) for i in examples]
+
+    def _check_memory(
+        self, forests: dict[int, OwenForest], budget: dict[int, int], n_outputs: int
+    ) -> None:
+        """Raise unless all branches that the budget can open fit into memory."""
+        each = 16 * n_outputs + _BYTES_OF_AN_EVALUATION
+        most = 0
+        for i, forest in forests.items():
+            trees = [r.tree for r in forest.refiners]
+            # A small budget fits any tree: counting takes time.
+            of_trees = self.n_trees * sum(t.n_coalitions for t in trees if each * budget[i] > 2**27)
+            most += budget[i] if each * budget[i] <= 2**27 else int(min(budget[i], of_trees))
+        check_memory(
+            "budget",
+            f"{said(most)} evaluations of {n_outputs:,} outputs",
+            each * most,
+            "Lower it (n_samples= or max_evals=), choose some outputs with outputs=, or fewer "
+            "players.",
+        )
 
     def _settings(self) -> tuple[Any, ...]:
         """What else a kept state depends on."""

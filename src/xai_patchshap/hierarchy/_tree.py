@@ -77,6 +77,15 @@ class PartitionTree:
         height = np.arange(1, n) / max(n - 1, 1)
         return np.column_stack([self.children, height, size]).astype(np.float64)
 
+    @cached_property
+    def n_coalitions(self) -> float:
+        """Number of coalitions that its exact Owen values take, infinite if beyond floats."""
+        depth = np.zeros(2 * self.n - 1, dtype=np.int64)
+        for k in range(self.n - 2, -1, -1):
+            depth[self.children[k]] = depth[self.n + k] + 1
+        with np.errstate(over="ignore"):
+            return 2.0 + float(np.ldexp(2.0, depth[self.n :]).sum())
+
     def regions(self, depth: int) -> Ints:
         """Region of each player, (n,), when the tree is opened ``depth`` times everywhere.
 

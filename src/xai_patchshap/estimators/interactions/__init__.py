@@ -6,6 +6,7 @@ from math import comb
 
 from ...errors import bad
 from ..indices import EFFICIENT, INDICES, check_index
+from ..sampling import said
 from .exact import ExactInteractions
 from .gaussian_process import GaussianProcessInteractions
 from .regression import RegressionInteractions, check_regression
@@ -21,6 +22,7 @@ __all__ = [
     "RegressionInteractions",
     "check_index",
     "check_regression",
+    "count_interactions",
     "interaction_estimator",
 ]
 
@@ -28,6 +30,21 @@ _MOST = 2_000_000
 _MOST_PLAYERS = 1000
 
 INTERACTION_ESTIMATORS = ("gaussian-process", "regression")
+
+
+def count_interactions(n_players: int, order: int) -> int:
+    """Number of interactions up to an order, or an error if they are too many."""
+    mend = "Choose fewer players, as with PatchMasker(players=(7, 7)), or a lower order."
+    total = 0
+    for s in range(1, min(order, n_players) + 1):
+        count = comb(n_players, s)
+        if count > _MOST:
+            came = f"{n_players}, with {said(count)} interactions of order {s}"
+            raise bad("players", came, f"at most {_MOST:,} interactions", mend)
+        total += count
+    if n_players > _MOST_PLAYERS:
+        raise bad("players", n_players, f"at most {_MOST_PLAYERS:,} for interactions", mend)
+    return total
 
 
 def interaction_estimator(
@@ -59,21 +76,7 @@ def interaction_estimator(
     if estimator != "auto" and estimator not in INTERACTION_ESTIMATORS:
         raise bad("estimator", repr(estimator), f"'auto' or one of {INTERACTION_ESTIMATORS}")
     check_index(index, order, n_players)
-    most, at = max((comb(n_players, s), s) for s in range(1, order + 1))
-    if most > _MOST:
-        raise bad(
-            "players",
-            f"{n_players}, with {most:,} interactions of order {at}",
-            f"at most {_MOST:,} interactions",
-            "Choose fewer players, as with PatchMasker(players=(7, 7)), or a lower order.",
-        )
-    if n_players > _MOST_PLAYERS:
-        raise bad(
-            "players",
-            n_players,
-            f"at most {_MOST_PLAYERS:,} for interactions",
-            "Choose fewer players, as with PatchMasker(players=(7, 7)).",
-        )
+    count_interactions(n_players, order)
     if n_players == 1:
         return ExactInteractions(1, index, order)
     kind = RegressionInteractions if estimator == "regression" else GaussianProcessInteractions

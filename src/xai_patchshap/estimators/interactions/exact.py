@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import check_values
+from ..base import check_values, units_of
 from ..exact import ExactShapley
 from ..indices import check_index, coalition_weights
 from .result import Interactions, subsets
@@ -76,8 +76,7 @@ def exact_interactions(
     """Interactions from all coalitions, the empty one first and the full one second."""
     n = coalitions.shape[1]
     sizes = coalitions.sum(axis=1)
-    # Centring on v(empty) changes no value and keeps the rounding of large sums small.
-    centred = v - v[0]
+    unit = units_of(v)
     found = []
     for s in range(1, order + 1):
         weights = coalition_weights(index, order, s, n)
@@ -88,8 +87,10 @@ def exact_interactions(
         for start in range(0, len(v), chunk):
             rows = slice(start, start + chunk)
             inside = (coalitions[rows].astype(np.float32) @ members).astype(np.intp)
-            total += weights[inside, sizes[rows, None]].T @ centred[rows]
-        found.append(total)
+            of_players = weights[inside, sizes[rows, None]].T
+            # Centring on v(empty) changes no value and keeps the rounding of large sums small.
+            total += of_players @ ((v[rows] - v[0]) / unit)
+        found.append(total * unit)
     return Interactions(
         index,
         n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import fsum
 
 import numpy as np
@@ -9,10 +10,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...errors import bad
-from .._evidence import learned
-from ..base import check_values
+from .._evidence import LEARN_FROM_OUTPUTS, learned, root_mean_square
+from ..base import Block, blocks_of_outputs, check_values, units_of
 from ..design import DesignedPairs
-from ..gaussian_process import halves
+from ..gaussian_process import HalfGame, factors_of, halves
 from ..indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
 from ..sampling import Pairs, PairSampler, paired_coalitions
 from .exact import exact_interactions
@@ -24,6 +25,7 @@ Floats = NDArray[np.float64]
 
 # Guides that are for themselves: the classes of high score depend on other patches than the rest.
 _LEADING = 4
+_FEWEST_PAIRS = 4  # below which nothing is claimed about errors
 
 
 class GaussianProcessInteractions:
@@ -91,7 +93,7 @@ class GaussianProcessInteractions:
             if sampling in ("a-optimal", "a-optimal-residual")
             else PairSampler(n_players, seed, sampling)
         )
-        self.coalitions, _ = paired_coalitions(n_players, budget, pairs)
+        self.coalitions, _ = paired_coalitions(n_players, budget, pairs, lambda p: 32 * p**2)
         self._all_pairs = pairs.n_pairs
 
     def estimate(self, values: Floats, n_guides: int = 0) -> Interactions:
@@ -115,35 +117,23 @@ class GaussianProcessInteractions:
             raise bad("n_guides", n_guides, f"0 to {v.shape[1] - 1}, of {v.shape[1]} outputs")
         if n_pairs == self._all_pairs:
             return exact_interactions(self.coalitions, v[:, :n_outputs], self.index, self.order)
+        v = v[: 2 + 2 * n_pairs]
         # Of the pair of the empty and the full coalition, the full one comes first.
-        rows = np.r_[1, 2 : 2 + 2 * n_pairs : 2]
-        others = np.r_[0, 3 : 3 + 2 * n_pairs : 2]
-        signs = np.where(self.coalitions[rows], 1.0, -1.0)
-        means = [np.zeros((len(subsets(n, s)), n_outputs)) for s in range(1, self.order + 1)]
-        stds = [np.zeros_like(m) for m in means]
+        signs = np.where(self.coalitions[np.r_[1, 2 : 2 + 2 * n_pairs : 2]], 1.0, -1.0)
+        means = [np.empty((len(subsets(n, s)), n_outputs)) for s in range(1, self.order + 1)]
+        stds = [np.empty_like(m) for m in means]
         # Threads cost these small matrices several times what they gain.
         with threadpool_limits(1, user_api="blas"):
-            odd = (v[rows] - v[others]) / 2
-            even = (v[rows] + v[others]) / 2
-            even -= even[0]
             for some, teachers in _groups(v, n_guides):
-                parameters = learned(signs, odd[:, teachers], even[:, teachers])
-                parts = halves(signs, odd[:, some], even[:, some], parameters)
-                for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
-                    nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
-                    table = coalition_weights(self.index, self.order, s, n)
-                    for half in parts:
-                        found, error = half.functional(nodes, weights, table, subsets(n, s))
-                        mean[:, some] += found
-                        std[:, some] = np.hypot(std[:, some], error)
-        if n_pairs < 4:
-            stds = [np.full_like(s, np.inf) for s in stds]
-        if self.index in EFFICIENT or self.index == "SII":
-            # What rounding left of v(N) - v(empty) goes to the players.
-            adding = means[:1] if self.index == "SII" else means
-            for k in range(n_outputs):
-                total = fsum(x for m in adding for x in m[:, k])
-                means[0][:, k] += (v[1, k] - v[0, k] - total) / n
+                parameters = _learned(signs, v, teachers)
+                factors = factors_of(signs, parameters)
+                for block in blocks_of_outputs(v, some):
+                    parts = halves(signs, *_odd_and_even(block.values), parameters, factors)
+                    for mean, std, found in zip(
+                        means, stds, self._of_block(block, parts), strict=True
+                    ):
+                        mean[:, block.outputs] = block.in_units_of_the_game(found[0])
+                        std[:, block.outputs] = block.in_units_of_the_game(found[1])
         return Interactions(
             self.index,
             n,
@@ -151,9 +141,48 @@ class GaussianProcessInteractions:
             tuple(stds),
             v[0, :n_outputs].copy(),
             v[1, :n_outputs].copy(),
-            2 + 2 * n_pairs,
+            len(v),
             exact=False,
         )
+
+    def _of_block(self, block: Block, parts: Sequence[HalfGame]) -> list[tuple[Floats, Floats]]:
+        """Values and errors of every order, of some outputs in their units."""
+        n, gap = self.coalitions.shape[1], block.values[1] - block.values[0]
+        means, stds = [], []
+        for s in range(1, self.order + 1):
+            nodes, weights = diagonal_quadrature(self.index, self.order, s, n)
+            table = coalition_weights(self.index, self.order, s, n)
+            found = [half.functional(nodes, weights, table, subsets(n, s)) for half in parts]
+            means.append(found[0][0] + found[1][0])
+            stds.append(np.hypot(found[0][1], found[1][1]))
+            if len(block.values) < 2 + 2 * _FEWEST_PAIRS:
+                stds[-1][:] = np.inf
+            means[-1][:, block.constant] = stds[-1][:, block.constant] = 0.0
+        if self.index in EFFICIENT or self.index == "SII":
+            # What rounding left of v(N) - v(empty) goes to the players.
+            adding = means[:1] if self.index == "SII" else means
+            totals = [fsum(x for m in adding for x in m[:, k]) for k in range(len(gap))]
+            means[0] += (gap - totals) / n
+        return list(zip(means, stds, strict=True))
+
+
+def _odd_and_even(v: Floats) -> tuple[Floats, Floats]:
+    """Halves (p, K) of games, the pair of the full and the empty coalition first."""
+    inside, outside = np.concatenate([v[1:2], v[2::2]]), np.concatenate([v[:1], v[3::2]])
+    even = (inside + outside) / 2
+    return (inside - outside) / 2, even - even[0]
+
+
+def _learned(signs: Floats, v: Floats, teachers: NDArray[np.intp]) -> Floats:
+    """Parameters of the process that suit these outputs best."""
+    if len(teachers) > LEARN_FROM_OUTPUTS:  # the others have no say
+        sizes = [
+            block.unit * np.hypot(*map(root_mean_square, _odd_and_even(block.values)))
+            for block in blocks_of_outputs(v, teachers)
+        ]
+        teachers = teachers[np.argsort(-np.concatenate(sizes), kind="stable")[:LEARN_FROM_OUTPUTS]]
+    unit = units_of(v[:, teachers])
+    return learned(signs, *_odd_and_even(v[:, teachers] / unit), unit)
 
 
 def _groups(values: Floats, n_guides: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, eye_array
 
 from ...errors import bad
-from .._ridge import averaged_ridge
-from ..base import check_values
+from .._ridge import AveragedRidge
+from ..base import check_values, constant_outputs, units_of
 from ..indices import bernoulli, check_index
 from ..sampling import PairSampler, paired_coalitions
 from .exact import exact_interactions
@@ -111,7 +111,13 @@ class RegressionInteractions:
         check_regression(index, order)
         self.index, self.order = index, order
         self._sampler = PairSampler(n_players, seed, sampling)
-        self.coalitions, self._strata = paired_coalitions(n_players, budget, self._sampler)
+        features = sum(comb(n_players, s) for s in range(1, order + 1))
+        self.coalitions, self._strata = paired_coalitions(
+            n_players,
+            budget,
+            self._sampler,
+            lambda p: 8 * (4 * p * features + 2 * min(p, features) ** 2),
+        )
 
     def estimate(self, values: Floats) -> Interactions:
         """Interactions of all outputs from the values of the first coalitions.
@@ -128,19 +134,26 @@ class RegressionInteractions:
             return exact_interactions(self.coalitions, v, self.index, self.order)
         n = self.coalitions.shape[1]
         base = _BASE.get(self.index, self.index)
-        inside, outside = v[2 : 2 + 2 * n_pairs : 2], v[3 : 3 + 2 * n_pairs : 2]
-        odd, even = (inside - outside) / 2, (inside + outside) / 2 - (v[0] + v[1]) / 2
+        v = v[: 2 + 2 * n_pairs]
+        unit = units_of(v)
+        u = v / unit
+        inside, outside = u[2::2], u[3::2]
+        odd, even = (inside - outside) / 2, (inside + outside) / 2 - (u[0] + u[1]) / 2
         problem = _Problem(
             n, np.where(self.coalitions[2 : 2 + 2 * n_pairs : 2], 1.0, -1.0),
             self._strata[:n_pairs], self._sampler,
         )  # fmt: skip
         solve = problem.kernel_iq if base == "SII" else problem.faithful
-        means, stds = solve(odd, even, (v[1] - v[0]) / 2, self.order, base)
+        means, stds = solve(odd, even, (u[1] - u[0]) / 2, self.order, base)
         if self.index == "k-SII":
             means, stds = k_sii_of_sii(means, n), k_sii_of_sii(stds, n, of_errors=True)
+        constant = constant_outputs(u)
+        for s, (mean, std) in enumerate(zip(means, stds, strict=True), start=1):
+            mean[:, constant] = (u[1] - u[0])[constant] / n if s == 1 else 0.0
+            std[:, constant] = 0.0
         return Interactions(
-            self.index, n, tuple(means), tuple(stds), v[0].copy(), v[1].copy(), 2 + 2 * n_pairs,
-            exact=False,
+            self.index, n, tuple(m * unit for m in means), tuple(s * unit for s in stds),
+            v[0].copy(), v[1].copy(), len(v), exact=False,
         )  # fmt: skip
 
 
@@ -235,12 +248,16 @@ class _Problem:
         if normal is not None:
             x = x - np.outer(x @ normal, normal)
         left, singular, v = _factors(x)
+        y = root * y
+        projected = left.T @ y
+        unexplained = np.maximum((y**2).sum(axis=0) - (projected**2).sum(axis=0), 0.0)
+        ridge = AveragedRidge.of(projected, unexplained, len(y), singular, _RATIOS)
         fits = []
         for m in maps:
             prior = np.asarray(m.power(2).sum(axis=1)).ravel()
             if normal is not None:
                 prior = prior - np.square(m @ normal)
-            fits.append(averaged_ridge(left, singular, m @ v, root * y, prior, _RATIOS))
+            fits.append(ridge.functions(m @ v, prior))
         return fits
 
     def _root(self, mass: Floats) -> Floats:
