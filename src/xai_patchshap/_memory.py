@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import bad
 
-__all__ = ["check_memory", "free_memory"]
+__all__ = ["check_memory", "free_memory", "said"]
 
 _UNKNOWN = 2**36  # where the platform says nothing
 _LIMITS_OF_CONTAINERS = (
@@ -50,6 +50,11 @@ def check_memory(what: str, came: str, n_bytes: int, mend: str) -> None:
         f"at most the {_gib(free)} of memory that are free",
         mend,
     )
+
+
+def said(number: int) -> str:
+    """A whole number of any size, in few characters."""
+    return f"{number:,}" if number < 10**18 else f"about 2**{int(number - 1).bit_length()}"
 
 
 def _gib(n_bytes: int) -> str:

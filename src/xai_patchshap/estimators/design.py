@@ -20,10 +20,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from .._memory import said
 from ..errors import bad
 from .gaussian_process import HalfGame
 from .indices import coalition_weights, diagonal_quadrature
-from .sampling import PairSampler, said
+from .sampling import PairSampler
 
 __all__ = ["DesignedPairs"]
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
-from .base import Estimate, blocks_of_outputs, check_values
+from ._units import blocks_of_outputs
+from .base import Estimate, check_values
 
 __all__ = ["MAX_EXACT_PLAYERS", "ExactShapley"]
 

@@ -50,8 +50,9 @@ priors; the :math:`c_i` are kept near each other. Outputs of one model share the
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import comb
 from typing import Any
 
@@ -62,7 +63,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from ..errors import bad
 from ._evidence import covariance, flared, own, root_mean_square
 
-__all__ = ["HalfGame", "factors_of", "halves"]
+__all__ = ["HalfGame", "halves"]
 
 Floats = NDArray[np.float64]
 
@@ -105,7 +106,10 @@ def halves(
 def factors_of(signs: Floats, parameters: Floats) -> tuple[Floats, Floats]:
     """Cholesky factors of the kernels of the odd and the even half."""
     n = signs.shape[1]
-    odd, even = (_factor(parameters[own(n, is_odd)], signs, is_odd) for is_odd in (True, False))
+    odd, even = (
+        _factor(partial(covariance, parameters[own(n, is_odd)], signs, is_odd))
+        for is_odd in (True, False)
+    )
     return odd, even
 
 
@@ -158,7 +162,7 @@ class HalfGame:
         """Cholesky factor of the kernel, its solution for y, and the most likely amplitudes."""
         factor = self.factor
         if factor is None:
-            factor = _factor(self.parameters, self.signs, self.odd)
+            factor = _factor(partial(covariance, self.parameters, self.signs, self.odd))
         alpha = cho_solve((factor, True), self.y, check_finite=False)
         amplitude = np.maximum(np.einsum("pk,pk->k", self.y, alpha), 0.0) / len(self.y)
         likely = np.maximum(amplitude, self._left_out(factor, alpha))
@@ -311,10 +315,13 @@ def _tilts(flare: float, n: int) -> list[tuple[Any, Any]]:
     return [(np.tanh(b), share), (-np.tanh(b), share)]
 
 
-def _factor(parameters: Floats, signs: Floats, odd: bool) -> Floats:
-    """Cholesky factor, with more on the diagonal if rounding has left too little there."""
+def _factor(made: Callable[[], Floats]) -> Floats:
+    """Cholesky factor, with more on the diagonal if rounding has left too little there.
+
+    ``made`` makes the matrix, which is overwritten.
+    """
     for jitter in np.cumsum(_JITTERS):
-        matrix = covariance(parameters, signs, odd)
+        matrix = made()
         matrix[np.diag_indices_from(matrix)] += jitter
         try:
             # Transposed, it is in the order in which it is factorised in place.

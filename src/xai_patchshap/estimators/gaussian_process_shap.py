@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
-from .base import Estimate, check_values, checked_prior, constant_outputs
+from ._units import constant_outputs
+from .base import Estimate, check_values, checked_prior
 from .interactions import GaussianProcessInteractions
 
 __all__ = ["GaussianProcessShap"]

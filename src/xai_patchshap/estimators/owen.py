@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import bad
 from ..hierarchy import PartitionTree
-from .base import Estimate, same_everywhere, units_of
+from ._units import same_everywhere, units_of
+from .base import Estimate
 
 __all__ = ["OwenForest", "OwenRefiner"]
 

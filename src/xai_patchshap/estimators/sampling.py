@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .._memory import check_memory
+from .._memory import check_memory, said
 from ..errors import bad
 
-__all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions", "said"]
+__all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions"]
 
 SAMPLING_RULES = ("modified_l2", "leverage", "kernel")
 
@@ -80,11 +80,6 @@ def paired_coalitions(
     coalitions[2::2] = halves
     np.logical_not(halves, out=coalitions[3::2])
     return coalitions, strata
-
-
-def said(number: int) -> str:
-    """A whole number of any size, in few characters."""
-    return f"{number:,}" if number < 10**18 else f"about 2**{int(number - 1).bit_length()}"
 
 
 class PairSampler:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._memory import check_memory
+from .._memory import check_memory, said
 from ..estimators import Estimate, GaussianProcessInteractions, GaussianProcessShap
-from ..estimators.sampling import said
 from ..game import Game
 from ._base import PatchExplainer
 

@@ -11,10 +11,9 @@ import shap
 import torch
 from numpy.typing import NDArray
 
-from .._memory import check_memory
+from .._memory import check_memory, said
 from ..errors import PatchShapError, bad, check_amount, check_whole
 from ..estimators import Estimate, OwenForest
-from ..estimators.sampling import said
 from ..game import Game
 from ..hierarchy import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
 from ..masking import CoalitionInputs

@@ -63,9 +63,9 @@ class PatchKernelShap(SampledExplainer):
         the same error, and a fraction of a second for all outputs; it learns what they depend on
         from the 16 of highest score, whichever are explained, in proportion to how much they
         vary (heads of unlike units are better explained as models of their own).
-        :class:`~xai_patchshap.estimators.KernelShap` takes no time at all, which pays for models
-        that are faster still. ``"auto"`` is the former up to 256 players and 8,192 evaluations,
-        and the latter beyond.
+        :class:`~xai_patchshap.estimators.KernelShap` takes no time at all for hundreds of players,
+        which pays for models that are faster still. ``"auto"`` is the former up to 256 players
+        and 8,192 evaluations, and the latter beyond.
 
     Attributes
     ----------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import comb
 
+from ..._memory import said
 from ...errors import bad
 from ..indices import EFFICIENT, INDICES, check_index
-from ..sampling import said
 from .exact import ExactInteractions
 from .gaussian_process import GaussianProcessInteractions
 from .regression import RegressionInteractions, check_regression
@@ -22,7 +22,6 @@ __all__ = [
     "RegressionInteractions",
     "check_index",
     "check_regression",
-    "count_interactions",
     "interaction_estimator",
 ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import check_values, units_of
+from .._units import units_of
+from ..base import check_values
 from ..exact import ExactShapley
 from ..indices import check_index, coalition_weights
 from .result import Interactions, subsets

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from ...errors import bad
 from .._evidence import LEARN_FROM_OUTPUTS, learned, root_mean_square
-from ..base import Block, blocks_of_outputs, check_values, units_of
+from .._units import Block, blocks_of_outputs, units_of
+from ..base import check_values
 from ..design import DesignedPairs
 from ..gaussian_process import HalfGame, factors_of, halves
 from ..indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature

@@ -30,7 +30,8 @@ from scipy.sparse import csr_array, eye_array
 
 from ...errors import bad
 from .._ridge import AveragedRidge
-from ..base import check_values, constant_outputs, units_of
+from .._units import constant_outputs, units_of
+from ..base import check_values
 from ..indices import bernoulli, check_index
 from ..sampling import PairSampler, paired_coalitions
 from .exact import exact_interactions
