@@ -190,12 +190,11 @@ def test_names_that_are_no_text(capsys):
     assert "b\\udcff\\udcfe.png" in page
 
 
-def test_names_that_are_formulas_or_have_letters_that_no_font_has(monkeypatch):
-    monkeypatch.undo()
-    os.chdir(os.path.dirname(os.path.abspath("images")))
+def test_names_that_are_formulas_or_have_letters_that_no_font_has(tmp_path):
     figure = Figure((1, 1))
     figure.subplots().set_title(_result._plain("$\\frac$ 日本") + "\t")
-    _result.save_figure(figure, Path("x.png"))
+    _result.save_figure(figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()
 
 
 def test_names_that_are_too_long():
