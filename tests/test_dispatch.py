@@ -201,8 +201,8 @@ def test_maskers_are_as_in_the_constructors(make, network, images):
     assert make(on_images, "blur", algorithm="patch-kernel").masker.background == "blur"
     background = np.full((8, 8, 3), 0.25)
     assert make(on_images, background, algorithm="interaction").masker.background is background
-    with pytest.raises(PatchShapError, match=r"shap\.maskers\.Image"):
-        make(on_images, shap.maskers.Image(background), algorithm="owen_bpt")
+    with pytest.raises(PatchShapError, match=r"shap\.maskers\.Independent"):
+        make(on_images, shap.maskers.Independent(np.eye(3)), algorithm="owen_bpt")
     # No explainer of shap's could take this network.
     for foreign in (PatchMasker(), shap.maskers.Independent(np.eye(3))):
         with pytest.raises(PatchShapError, match="masker"):
@@ -212,6 +212,7 @@ def test_maskers_are_as_in_the_constructors(make, network, images):
 # ----- the hook that shap has --------------------------------------------------------------------
 
 
+@pytest.mark.slow  # shap compiles what it runs
 @pytest.mark.parametrize("clustering", ["bpt", "axis"])
 @pytest.mark.parametrize("way", ["shap", "Explainer", "register"])
 def test_a_tree_drives_shaps_partition_explainer(way, clustering):
@@ -233,6 +234,17 @@ def test_a_tree_drives_shaps_partition_explainer(way, clustering):
     np.testing.assert_allclose(
         explanation.base_values + explanation.values.sum(axis=1), model(x), atol=1e-12
     )
+
+
+def test_shaps_choice_stays_shaps(make, rows):
+    for model, masker, algorithm, kind in [
+        (on_images, PatchMasker(GRID, clustering="axis"), "auto", shap.PartitionExplainer),
+        (on_images, PatchMasker(GRID), "exact", shap.ExactExplainer),
+        (on_images, PatchMasker(GRID), "permutation", shap.PermutationExplainer),
+        (on_rows, rows, "auto", shap.ExactExplainer),
+        (on_rows, np.zeros((5, 12)), "auto", shap.PermutationExplainer),
+    ]:
+        assert type(make(model, masker, algorithm=algorithm)) is kind
 
 
 def test_a_tree_gives_way_to_a_named_algorithm(make):
@@ -259,6 +271,7 @@ def same(ours, theirs, x, **call):
     return found
 
 
+@pytest.mark.slow  # shap compiles what it runs
 @pytest.mark.parametrize(
     ("algorithm", "form"),
     [
@@ -282,6 +295,7 @@ def test_a_function_of_rows(make, rows, algorithm, form):
     np.testing.assert_allclose(found.values, expected, atol=1e-8)
 
 
+@pytest.mark.slow  # shap compiles what it runs
 def test_rows_with_positional_arguments(make, rows):
     x = rows[:2]
     exact = make(on_rows, rows, shap.links.identity, "exact", None, list("abcd"))
@@ -315,6 +329,7 @@ def test_models_that_shap_knows(make, rows):
             np.testing.assert_allclose(values, expected, atol=1e-8)
 
 
+@pytest.mark.slow  # shap compiles what it runs
 def test_shaps_own_explainers_with_a_patch_masker(make, images):
     masker = PatchMasker(GRID, 0.5)
     for algorithm, kind in (
@@ -329,6 +344,7 @@ def test_shaps_own_explainers_with_a_patch_masker(make, images):
             np.testing.assert_allclose(values, ours.values, atol=1e-12)
 
 
+@pytest.mark.slow  # shap compiles what it runs
 def test_images_and_texts_with_shaps_maskers(make, images):
     explainer = make(on_images, shap.maskers.Image(np.zeros((8, 8, 3))))
     assert type(explainer) is shap.PartitionExplainer
@@ -404,6 +420,7 @@ def transformers(monkeypatch):
     return top
 
 
+@pytest.mark.slow  # shap compiles what it runs
 @pytest.mark.parametrize("algorithm", ["auto", "partition", "permutation"])
 def test_a_text_pipeline_is_shaps(make, transformers, algorithm):
     pipeline = transformers.pipelines.Pipeline(
@@ -453,6 +470,7 @@ def test_our_explainers_are_saved_and_pickled(make, name, images, network, capsy
             np.testing.assert_array_equal(other(x, max_evals=10, silent=True).values, expected)
 
 
+@pytest.mark.slow  # shap compiles what it runs
 @pytest.mark.parametrize(
     ("algorithm", "form"),
     [("exact", "Independent"), ("permutation", "Independent"), ("partition", "Partition")],
@@ -512,6 +530,7 @@ def test_an_algorithm_that_nobody_has(make, algorithm):
             assert repr(name) in message
 
 
+@pytest.mark.slow  # shap compiles what it runs
 def test_every_algorithm_that_the_message_names_exists(rows):
     with pytest.raises(InvalidAlgorithmError) as caught:
         Explainer(on_rows, rows, algorithm="?")

@@ -233,12 +233,13 @@ def test_photographs_have_one_three_or_four_channels():
 def test_checkpoints(tmp_path):
     from safetensors.torch import save_file
 
-    first = load_model(DEMO_MODEL, weights="random").model.model.state_dict()
+    name = "timm:test_efficientnet"
+    first = load_model(name, weights="random").model.model.state_dict()
     torch.save(first, tmp_path / "a.pt")
     save_file(first, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"other.{k}": v for k, v in first.items()}}, tmp_path / "renamed.pt")
     for file in ("a.pt", "a.safetensors", "renamed.pt"):
-        loaded = load_model(DEMO_MODEL, weights=str(tmp_path / file)).model.model.state_dict()
+        loaded = load_model(name, weights=str(tmp_path / file)).model.model.state_dict()
         assert all(torch.equal(loaded[k], first[k]) for k in first)
     (tmp_path / "corrupt.pt").write_bytes(b"no checkpoint")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pt")
@@ -253,7 +254,7 @@ def test_checkpoints(tmp_path):
         ("ten.pt", r"EfficientNet\. \(size mismatch for classifier.bias: .*\[10\]"),
     ]:
         with pytest.raises(PatchShapError, match=message):
-            load_model(DEMO_MODEL, weights=str(tmp_path / file))
+            load_model(name, weights=str(tmp_path / file))
 
 
 @pytest.mark.parametrize(

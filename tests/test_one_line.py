@@ -62,17 +62,22 @@ def test_every_layout_gives_the_same_values_channels_last(image):
 
 def test_gray_images_without_a_channel_axis():
     gray = PHOTO[..., 0]
-    explanation = explain_image(lambda x: x.mean((1, 2, 3)), gray, players=4, background=0.0)
+    explanation = explain_image(lambda x: x.mean((1, 2, 3)), gray, players=(2, 2), background=0.0)
     assert explanation.values.shape == (1, 16, 12, 1)
     assert explanation.values.sum() == pytest.approx(gray.mean())
-    explanation = explain_image(Module(), torch.tensor(gray), players=4, background=0.0)
+    explanation = explain_image(Module(), torch.tensor(gray), players=(2, 2), background=0.0)
     assert explanation.values.shape == (1, 16, 12, 1, 1)
 
 
 def test_labels_by_index_name_and_rank():
     def explained(labels):
         explanation = explain_image(
-            channel_means, PHOTO, labels=labels, players=4, background=0.0, class_names=NAMES
+            channel_means,
+            PHOTO,
+            labels=labels,
+            players=(2, 2),
+            background=0.0,
+            class_names=NAMES,
         )
         return list(np.ravel(explanation.output_names))
 
@@ -174,7 +179,7 @@ def test_what_only_the_model_knows_costs_one_evaluation():
 @pytest.mark.parametrize("labels", [None, 0, [0], "top1"])
 def test_a_single_output_is_the_first_and_the_largest(labels):
     explanation = explain_image(
-        lambda x: x.mean(axis=(1, 2, 3)), PHOTO, labels=labels, players=4, background=0.0
+        lambda x: x.mean(axis=(1, 2, 3)), PHOTO, labels=labels, players=(2, 2), background=0.0
     )
     assert explanation.values.shape == (1, 16, 12, 3)
     assert explanation.values.sum() == pytest.approx(PHOTO.mean())
@@ -194,7 +199,7 @@ def test_warnings_speak_of_its_arguments():
 
 
 def test_more_values_than_fit_into_memory(monkeypatch):
-    monkeypatch.setattr("xai_patchshap.explainers._shap._MAX_BYTES", 1000)
+    monkeypatch.setattr("xai_patchshap.explainers._shap.MAX_BYTES", 1000)
     message = "^labels: got 3 outputs for inputs .* Explain fewer labels, or fewer images at a time"
     with pytest.raises(PatchShapError, match=message):
         explain_image(channel_means, PHOTO, labels="top3")
