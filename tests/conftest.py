@@ -3,9 +3,47 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.register_profile("full", max_examples=100, deadline=None)
+settings.load_profile("quick")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``pairwise``, cases that add nothing to the quick tier become slow.
+
+    The quick tier meets every pair of values of two parameters, or with ``pairwise(1)`` every
+    value. Cases are taken one after the other, those first that add most.
+    """
+    tests = defaultdict(list)
+    for item in items:
+        if marker := item.get_closest_marker("pairwise"):
+            tests[item.nodeid.partition("[")[0]].append((item, *marker.args))
+    for cases in tests.values():
+        strength = cases[0][1] if len(cases[0]) > 1 else 2
+        met = {item: _met(item.callspec, strength) for item, *_ in cases}
+        wanted = set().union(*met.values())
+        while wanted:
+            best = max(met, key=lambda item: len(met[item] & wanted))
+            wanted -= met.pop(best)
+        for item in met:
+            item.add_marker(pytest.mark.slow)
+
+
+def _met(callspec, strength):
+    """Which values, or pairs of them, a case meets."""
+    simple = str | int | float | bool | None
+    named = [
+        (name, repr(value) if isinstance(value, simple) else callspec.indices[name])
+        for name, value in sorted(callspec.params.items())
+    ]
+    return set(itertools.combinations(named, min(strength, len(named))))
 
 
 def orders_of(children, n):

@@ -446,6 +446,7 @@ def test_a_text_pipeline_is_shaps(make, transformers, algorithm):
 # ----- files and copies --------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("name", CLASSES)
 def test_our_explainers_are_saved_and_pickled(make, name, images, network, capsys):
     if name == "vit_shapley":

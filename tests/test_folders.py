@@ -72,7 +72,7 @@ def test_a_killed_process_leaves_nothing_that_blocks(tmp_path, other):
     draft_of(out / "a.pairs").mkdir()
     process.kill()
     process.wait()
-    with only_process_in(out):
+    with only_process_in(out, deep=True):
         assert json.loads((out / ".xai-patchshap.holder").read_text())["pid"] == os.getpid()
         assert not list(out.rglob("*draft*"))
     assert not (out / ".xai-patchshap.holder").exists()
@@ -101,7 +101,8 @@ def test_threads_of_one_process_are_kept_apart_too(tmp_path):
 def test_folders_inside_each_other_are_one(tmp_path, other, theirs, ours):
     (tmp_path / "s").symlink_to(tmp_path / "sub")
     other(tmp_path / theirs)
-    with pytest.raises(PatchShapError, match="4711"), only_process_in(tmp_path / ours):
+    taken = only_process_in(tmp_path / ours, deep=True)
+    with pytest.raises(PatchShapError, match="4711"), taken:
         pass
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -22,7 +22,6 @@ def forward(inputs, _examples):
     return torch.stack([inputs[0].sum(1), inputs[0].prod(1)], dim=1)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 10**6))
 def test_values_are_means_over_backgrounds_whatever_the_batch(batch_size, s, seed):
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import is_valid_linkage
 from scipy.cluster.hierarchy import linkage as scipy_linkage
@@ -178,7 +178,6 @@ def images(draw, largest=12):
 # ----- binary partition trees ------------------------------------------------------------
 
 
-@settings(max_examples=70, deadline=None)
 @given(images(), st.sampled_from([0.0, 0.0, 0.5, 3.0]), st.sampled_from([0.0, 0.1]))
 def test_every_node_of_a_tree_of_pixels_is_a_connected_slice(pair, compactness, noise):
     image, _ = pair
@@ -191,7 +190,6 @@ def test_every_node_of_a_tree_of_pixels_is_a_connected_slice(pair, compactness, 
         assert label(region.reshape(height, width), EIGHT)[1] == 1
 
 
-@settings(max_examples=40, deadline=None)
 @given(images(largest=5))
 def test_every_merge_of_pixels_is_a_cheapest_one(pair):
     image, unit = pair
@@ -211,7 +209,6 @@ def test_without_ties_there_is_only_one_tree(size, channels):
     assert sets(tree) == greedy(colour, pixels(*size))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.integers(0, 10**6))
 def test_every_merge_of_superpixels_is_a_cheapest_one(height, width, n, seed):
     rng = np.random.default_rng(seed)
@@ -332,7 +329,6 @@ def box(members, width):
     return rows.min(), rows.max() + 1, cols.min(), cols.max() + 1
 
 
-@settings(max_examples=60, deadline=None)
 @given(SIZES, SIZES)
 def test_an_axis_tree_halves_the_longer_side(height, width):
     tree = axis_tree(pixels(height, width))
@@ -350,7 +346,6 @@ def test_an_axis_tree_halves_the_longer_side(height, width):
             assert cols == [right - left] * 2
 
 
-@settings(max_examples=40, deadline=None)
 @given(SIZES, SIZES, st.integers(1, 20), st.integers(0, 10**6), st.booleans())
 def test_axis_trees_of_any_players(height, width, n, seed, with_values):
     rng = np.random.default_rng(seed)
@@ -379,7 +374,6 @@ def best_cut_by_hand(box_of_values):
     return cut
 
 
-@settings(max_examples=40, deadline=None)
 @given(SIZES, SIZES, st.integers(0, 10**6))
 def test_axis_trees_cut_where_the_values_differ_most(height, width, seed):
     values = np.random.default_rng(seed).normal(size=(height, width))
@@ -443,7 +437,6 @@ def test_an_extra_channel_counts_like_a_colour():
 # ----- linkages --------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(2, 40), st.integers(0, 10**6))
 def test_a_linkage_goes_there_and_back(n, seed):
     rng = np.random.default_rng(seed)
@@ -516,7 +509,6 @@ def test_regions_open_the_tree_level_by_level():
         assert len(np.unique(tree.regions(depth))) == min(2**depth, 64)
 
 
-@settings(max_examples=30, deadline=None)
 @given(images(largest=8), st.integers(0, 9))
 def test_regions_are_nodes_numbered_from_left_to_right(pair, depth):
     tree = bpt_tree(pair[0])

@@ -3,14 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchMasker, PatchShapError, grid_players
 from xai_patchshap.masking import CoalitionInputs, layout_of
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, 3), st.integers(1, 3))
 def test_rows_show_exactly_the_players_of_each_coalition(
     seed, own_players, n_images, n_backgrounds

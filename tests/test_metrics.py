@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -254,7 +254,6 @@ def test_without_ties_both_rules_agree():
     np.testing.assert_array_equal(one.predicted, other.predicted)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-2, 2), min_size=1, max_size=15), st.integers(1, 20))
 def test_together_is_the_threshold_form(numbers, steps):
     a = np.array(numbers, dtype=float)
@@ -410,7 +409,6 @@ def test_the_midpoint_rule_takes_the_nearest_weight():
 # Batches.
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 30),
     st.integers(1, 40),
@@ -479,7 +477,6 @@ def test_truth_of_any_numbers(dtype, true):
     assert max_iou([[1.0, 4.0], [3.0, 2.0]], truth) == (1.0, 3.0)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=30).filter(
         lambda pairs: any(t for _, t in pairs)

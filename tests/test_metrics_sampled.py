@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -175,7 +175,6 @@ def test_attributions_of_any_shape(metric):
     assert metric(additive(W), W.tolist()) == 1.0
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 2**31), st.booleans())
 def test_the_complement_gives_the_published_form(n_players, seed, normal):
     # Loss by removing R against the sum over R, with S the players that stay.

@@ -53,8 +53,9 @@ def test_values_add_up_for_functions_of_arrays(method):
     ids=["HWC", "NHWC", "CHW", "tensor CHW", "tensor NCHW", "batch"],
 )
 def test_every_layout_gives_the_same_values_channels_last(image):
-    expected = explain_image(Module(), PHOTO, labels=1, players=4, background=0.0).values[0]
-    values = explain_image(Module(), image, labels=1, players=4, background=0.0).values
+    options = {"labels": 1, "players": 4, "background": 0.0, "budget": 60}
+    expected = explain_image(Module(), PHOTO, **options).values[0]
+    values = explain_image(Module(), image, **options).values
     assert values.shape == (len(values), 16, 12, 3, 1)
     for one in values:
         np.testing.assert_allclose(one, expected, atol=1e-12)

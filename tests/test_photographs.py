@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -45,7 +45,6 @@ def test_memory_is_bounded_by_the_size_of_the_model(shape, watched):
 
 
 @given(st.integers(1, 40), st.integers(1, 2000), st.booleans(), st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
 def test_a_strip_is_resized_as_any_photograph(short, long, lying, side):
     rng = np.random.default_rng(short * long)
     shape = (short, long, 3) if lying else (long, short, 3)

@@ -203,6 +203,7 @@ def test_names_of_its_own_for_each_image():
     assert same.output_names == NAMES
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -426,6 +427,7 @@ def test_methods_side_by_side_in_one_image_plot(net, background):
     np.testing.assert_allclose(total, np.repeat(expected[:, None], 3, 1), atol=1e-5)
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_as_many_methods_as_images_or_channels(n, channels):

@@ -109,6 +109,7 @@ def test_estimators_know_no_torch():
         assert "from torch" not in text
 
 
+@pytest.mark.slow
 def test_importing_the_package_changes_nothing_in_shap_and_captum():
     code = (
         "import shap, captum.attr as c\n"

@@ -430,7 +430,7 @@ def test_the_seed_decides(network, report):
     assert not np.allclose(scores_of(other.rows), scores_of(report.rows))
 
 
-@pytest.mark.parametrize("batch_size", [5, 100])
+@pytest.mark.parametrize("batch_size", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_batches_change_nothing_but_rounding(network, report, batch_size, monkeypatch):
     # Images in groups, too.
     monkeypatch.setattr(baselines, "_MOST_ROWS", 100)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from .errors import PatchShapError, bad
 
-__all__ = ["draft_of", "only_process_in"]
+__all__ = ["draft_of", "only_process_in", "write_text"]
 
 _LOCK, _HOLDER = ".xai-patchshap.lock", ".xai-patchshap.holder"
 _DRAFT = ".xai-patchshap-draft-"
@@ -32,7 +32,7 @@ _CANNOT_WRITE = {
 
 
 @contextmanager
-def only_process_in(folder: str | os.PathLike[str]) -> Iterator[None]:
+def only_process_in(folder: str | os.PathLike[str], *, deep: bool = False) -> Iterator[None]:
     """Make a folder of results, and keep all other processes out of it.
 
     The lock ends with the process, however that ends. What a killed process had begun to write
@@ -41,6 +41,8 @@ def only_process_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     Parameters
     ----------
     folder : path
+    deep : bool
+        Whether results lie at any depth below the folder, or in it alone.
 
     Raises
     ------
@@ -60,8 +62,8 @@ def only_process_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         raise _unusable(folder, error) from error
     try:
-        _check_nested(folder)
-        _prepare(folder)
+        _check_nested(folder, deep)
+        _prepare(folder, deep)
         yield
     except OSError as error:
         if not _is_about(folder, error):
@@ -77,10 +79,17 @@ def draft_of(file: Path) -> Path:
     return file.with_name(f"{_DRAFT}{os.getpid()}{file.suffix}")
 
 
-def _check_nested(folder: Path) -> None:
+def write_text(file: Path, text: str) -> None:
+    """Write a file so that it is there as a whole or as it was before, whatever happens."""
+    draft = draft_of(file)
+    draft.write_bytes(text.encode(errors="backslashreplace"))
+    draft.replace(file)
+
+
+def _check_nested(folder: Path, deep: bool) -> None:
     """Raise if another process is at work in a folder around this one, or below it."""
     around = [parent / _LOCK for parent in folder.resolve().parents]
-    for path in (*around, *folder.rglob(_LOCK)):
+    for path in (*around, *(folder.rglob(_LOCK) if deep else ())):
         if path == folder / _LOCK or not path.exists():
             continue
         try:
@@ -91,9 +100,10 @@ def _check_nested(folder: Path) -> None:
             pass  # nobody that we would disturb writes there
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, deep: bool) -> None:
     """Remove drafts of processes that were killed, see whether there is room, say who we are."""
-    for draft in list(folder.rglob(f"{_DRAFT}*")):
+    found = folder.rglob if deep else folder.glob
+    for draft in list(found(f"{_DRAFT}*")):
         if draft.is_dir():
             shutil.rmtree(draft)
         else:

@@ -10,7 +10,8 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,6 +147,20 @@ _TURNS = {
 }
 
 
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError("no regular file")
+        with warnings.catch_warnings():
+            # Pillow refuses what is dangerously large, and only warns of half of that.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except Exception as error:  # each decoder has errors of its own
+        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
+
+
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image of a file, as it is stored.
 
@@ -154,16 +169,14 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     PatchShapError
         If it is no readable image.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            raise OSError("no regular file")
-        with warnings.catch_warnings():
-            # Pillow refuses what is dangerously large, and only warns of half of that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.copy()
-    except Exception as error:  # each decoder has errors of its own
-        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
+    with _opened(path) as image:
+        return image.copy()
+
+
+def check_image(path: str | os.PathLike[str]) -> None:
+    """Raise the error of :func:`open_image` if a file does not even begin as an image does."""
+    with _opened(path):
+        pass
 
 
 def _upright(image: Image.Image) -> Image.Image:

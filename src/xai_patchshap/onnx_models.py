@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._arrays import as_array
 from .backgrounds import Layout
-from .errors import PatchShapError, bad
+from .errors import PatchShapError, bad, warn
 
 __all__ = ["OnnxModel"]
 
@@ -29,6 +31,14 @@ _DTYPES = {
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
 }
+# Outputs that may be scores: of scikit-learn's classifiers, dicts.
+_SCORES = (
+    "tensor(float16)",
+    "tensor(float)",
+    "tensor(double)",
+    "seq(map(int64,tensor(float)))",
+    "seq(map(string,tensor(float)))",
+)
 
 
 class OnnxModel:
@@ -47,7 +57,9 @@ class OnnxModel:
         Axes of the model's images. By default they are found from where its input has 1, 3
         or 4 entries. Images come in either layout and are transposed for the model.
     output : str or int, optional
-        Name or index of the output to use, by default the first.
+        Name or index of the output to use. By default the first one, or the first one of
+        floating-point numbers, with a warning, where the first is the label of a class. The
+        probabilities of scikit-learn's classifiers may be dicts, sorted by class.
     mean, std : float or sequence of float
         The model sees ``(images - mean) / std``, with one number or one per channel: its
         normalisation where it has none inside, or ``std=1 / 255`` for images in [0, 1] and a
@@ -78,6 +90,12 @@ class OnnxModel:
     PatchShapError
         If there is no such file, it holds no ONNX model that onnxruntime can run, the model
         has several inputs, the layout is ambiguous, or onnxruntime is missing.
+
+    Warns
+    -----
+    UserWarning
+        If the output to use, or the first one, looks like the label of a class: one whole
+        number or text for each image, or each of its pixels. Differences of labels mean nothing.
 
     Examples
     --------
@@ -137,7 +155,8 @@ class OnnxModel:
         self.size = None if sides[1] is None or sides[2] is None else (sides[1], sides[2])
         chosen = self._chosen(output)
         self._output = chosen.name
-        self.n_outputs = _fixed(chosen.shape[1]) if len(chosen.shape) == 2 else None
+        shape = _shape(chosen)
+        self.n_outputs = _fixed(shape[1]) if len(shape) == 2 else None
         self._mean, self._std = (self._per_channel(n, v) for n, v in (("mean", mean), ("std", std)))
         if not self._std.all():
             raise bad("std", std, "numbers other than 0")
@@ -171,15 +190,20 @@ class OnnxModel:
         Raises
         ------
         PatchShapError
-            If the images have another size or number of channels than the model's, or
-            onnxruntime fails.
+            If the images have another size or number of channels than the model's, are in
+            [0, 1] for a model of whole numbers without ``std``, or onnxruntime fails.
         """
-        if isinstance(images, Tensor):
-            given = images.detach()
-            given = given.float() if given.dtype == torch.bfloat16 else given
-            x = self._arranged(given.cpu().numpy(), channels_first=True)
-            return torch.from_numpy(self._outputs(x)).to(images.device)
-        return self._outputs(self._arranged(np.asarray(images), channels_first=False))
+        x = as_array(images)
+        if self.rounds_photographs and _would_be_rounded(x, self._dtype):
+            raise bad(
+                "images",
+                f"fractions from {x.min():.3g} to {x.max():.3g}, for {self!r} of whole numbers",
+                "images in its own units, mostly 0 to 255",
+                "Give 255 * images, or make it OnnxModel(..., std=1 / 255).",
+            )
+        is_tensor = isinstance(images, Tensor)
+        outputs = self._outputs(self._arranged(x, channels_first=is_tensor))
+        return torch.from_numpy(outputs).to(images.device) if is_tensor else outputs
 
     # ----- the session -------------------------------------------------------------------
 
@@ -233,7 +257,9 @@ class OnnxModel:
 
     def _run(self, x: NDArray[Any]) -> Any:
         try:
-            return self._session.run([self._output], {self._input: x})[0]
+            found = self._session.run([self._output], {self._input: x})[0]
+            # The probabilities of scikit-learn's classifiers come as dicts, from class to number.
+            return np.array([list(row.values()) for row in found]) if _is_table(found) else found
         except Exception as error:
             raise bad(
                 "ONNX model",
@@ -267,20 +293,35 @@ class OnnxModel:
     def _chosen(self, output: str | int | None) -> Any:
         outputs = self._session.get_outputs()
         names = [o.name for o in outputs]
+        if not names:
+            raise bad("ONNX model", f"no outputs in {self._source}", "at least one")
         if isinstance(output, str):
             index = names.index(output) if output in names else len(names)
         else:
             index = 0 if output is None else output
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(names):
             raise bad("output", repr(output), f"one of {names}, or its index")
-        if outputs[index].type not in _DTYPES:
+        chosen = outputs[index]
+        if _may_be_label(chosen):
+            scores = [o for o in outputs if o.type in _SCORES]
+            what = f"output: {chosen.name!r} of type {chosen.type} looks like the label of a class"
+            if scores and output is None:
+                chosen = scores[0]
+                warn(
+                    f"{what}; {chosen.name!r} is used instead. Say which it is with "
+                    f"OnnxModel(..., output={chosen.name!r}); the outputs are {names}."
+                )
+            elif chosen.type in _DTYPES:
+                mend = f"output={scores[0].name!r}" if scores else "a model that gives its scores"
+                warn(f"{what}, and differences between labels mean nothing. Use {mend}.")
+        if chosen.type not in _DTYPES and chosen.type not in _SCORES:
             raise bad(
                 "output",
-                f"{names[index]!r} of type {outputs[index].type}",
+                f"{chosen.name!r} of type {chosen.type}",
                 "a tensor of numbers",
-                f"The outputs are {names}." if len(names) > 1 else "",
+                f"The outputs are {names}; choose with output=." if len(names) > 1 else "",
             )
-        return outputs[index]
+        return chosen
 
     def _per_channel(self, what: str, given: float | Sequence[float]) -> NDArray[np.float64]:
         """``given``, shaped to broadcast against the model's images."""
@@ -341,6 +382,33 @@ def _content(model: Any) -> tuple[bytes, str | None, str]:
         f"an object of type {type(model).__name__}",
         "the path of an .onnx file, its bytes, or an onnx.ModelProto",
     )
+
+
+def _shape(output: Any) -> Sequence[Any]:
+    """Of an output that is no tensor, nothing is known."""
+    return output.shape if isinstance(output.shape, list | tuple) else ()
+
+
+def _may_be_label(output: Any) -> bool:
+    """Whether an output holds labels: whole numbers or texts, but for rows of quantized scores."""
+    is_label = re.fullmatch(r"tensor\((u?int\d+|string|bool)\)", output.type) is not None
+    shape = _shape(output)
+    return is_label and not (len(shape) == 2 and _fixed(shape[1]) != 1)
+
+
+def _is_table(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(row, dict) for row in found)
+
+
+def _would_be_rounded(x: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether images for a model of whole numbers are scaled to [0, 1], or normalised.
+
+    Not those of one value, which are backgrounds, nor of whole numbers, which are dark.
+    """
+    if x.dtype.kind != "f" or not x.size or (x == x.flat[0]).all() or (x == np.rint(x)).all():
+        return False
+    low, high = x.min(), x.max()
+    return bool((low >= 0 and high <= 1) or (dtype.kind == "u" and -4 <= low < 0 and high <= 4))
 
 
 def _fixed(side: Any) -> int | None:

@@ -63,7 +63,7 @@ def test_the_largest_outputs_are_explained_by_default(workplace):
 
 
 def test_the_seed_repeats_a_result(workplace):
-    def values(seed):
+    def values(seed, name="ramp"):
         explain(
             workplace,
             str(workplace / "ramp.jpg"),
@@ -76,10 +76,10 @@ def test_the_seed_repeats_a_result(workplace):
             "--seed",
             seed,
         )
-        with np.load(workplace / "out" / "ramp.npz") as saved:
+        with np.load(workplace / "out" / f"{name}.npz") as saved:
             return saved["values"], saved["error_std"]
 
-    first, again, other = values("3"), values("3"), values("4")
+    first, again, other = values("3"), values("3"), values("4", "ramp-2")
     assert np.array_equal(first[1], again[1])
     assert not np.array_equal(first[1], other[1])
 
@@ -90,7 +90,7 @@ def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
     out, _ = capsys.readouterr()
     assert "class 2: strongest interactions (k-SII)" in out
     pair = re.search(r"row 0, column 0 \+ row 0, column 1\s+([+-][0-9.]+)", out)
-    found = Interactions.load(workplace / "out" / "ramp-interactions.npz")
+    found = Interactions.load(workplace / "out" / "ramp.pairs" / "interactions.npz")
     assert found.index == "k-SII"
     assert found.exact
     assert float(pair[1]) == pytest.approx(found[0, 1][0], abs=1e-4)
@@ -100,7 +100,7 @@ def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
     # The class is (left - right) ** 3.
     expected = (left - right) ** 3 - left**3 + right**3
     assert found[0, 1][0] == pytest.approx(expected, abs=1e-5)
-    with Image.open(workplace / "out" / "ramp-class-2.png") as picture:
+    with Image.open(workplace / "out" / "ramp.pairs" / "2-class-2.png") as picture:
         assert picture.width > 500
 
 
@@ -108,7 +108,7 @@ def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
     ("arguments", "message"),
     [
         (["broken.png"], "image: got '.*broken.png'; expected a readable image file"),
-        (["missing.png"], "image: got '.*missing.png'; expected a readable image file"),
+        (["missing.png"], "image: got '.*missing.png'; expected a file or a folder that exists"),
         (["white.png", "--classes", "9"], "--classes: got '9'; expected topN, or indices 0 to 2"),
         (["white.png", "--classes", "cat"], "--classes: got 'cat'"),
         (["white.png", "--classes", "²"], "--classes: got '²'"),
@@ -170,8 +170,8 @@ def test_classes_of_one_name_have_pictures_of_their_own(tmp_path, monkeypatch):
     found = ExactInteractions(2).estimate(np.arange(8.0).reshape(4, 2) ** 2)
     monkeypatch.setattr(_result, "interaction_network", lambda *_, **__: Figure((1, 1)))
     names = {"class_names": ["crane", "crane"], "classes": [134, 517], "photo": 0, "labels": 0}
-    files = _result._draw_pairs(tmp_path, "x", names, found)
-    assert [file.name for file in files] == ["x-crane.png", "x-crane-517.png"]
+    files = _result._draw_pairs(tmp_path, names, found)
+    assert files == ["134-crane.png", "517-crane.png"]
 
 
 def test_unknown_models_are_named(capsys, tmp_path):
@@ -199,16 +199,16 @@ def test_the_demo_names_the_extra_it_needs(monkeypatch, capsys):
 
 
 def test_backgrounds_by_number_colour_and_file(workplace):
-    white, out = str(workplace / "white.png"), workplace / "out" / "white.npz"
+    white = str(workplace / "white.png")
     # Class 0 is the brightness of the left half, so its base value is the background's.
-    for background, base in [
-        ("0.25", 0.25),
-        ("0.3,0.6,0.9", 0.6),
-        (str(workplace / "ramp.jpg"), 0.25),
-        ("mean", 1.0),
+    for name, background, base in [
+        ("white", "0.25", 0.25),
+        ("white-2", "0.3,0.6,0.9", 0.6),
+        ("white-3", str(workplace / "ramp.jpg"), 0.25),
+        ("white-4", "mean", 1.0),
     ]:
         assert explain(workplace, white, "--classes", "0", "--background", background) == 0
-        with np.load(out) as saved:
+        with np.load(workplace / "out" / f"{name}.npz") as saved:
             assert saved["base_values"] == pytest.approx([base], abs=0.06)
     assert explain(workplace, white, "--background", "greyish") == 2
 

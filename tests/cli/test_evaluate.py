@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -147,6 +148,7 @@ def test_table_csv_and_json_say_the_same(model, folder, capsys):
 
 def test_seeds_repeat_and_batches_do_not_matter(model, folder):
     def scores(*options):
+        shutil.rmtree(folder.parent / "out", ignore_errors=True)
         methods = "patch-kernel-shap,smoothgrad,captum-kernel-shap,rise,random"
         assert evaluate(folder, "--players", "5x5", "--methods", methods, *options) == 0
         return np.array([row["insertion"] for row in saved(folder)["images"]])
@@ -185,12 +187,14 @@ def test_ctrl_c_reports_the_images_that_are_finished(model, folder, capsys):
     per_image = model.calls // 3
     for stop_after in (int(1.1 * per_image), int(1.9 * per_image), 2 * per_image - 3):
         model.calls, model.stop_after = 0, stop_after
+        shutil.rmtree(folder.parent / "out")
         capsys.readouterr()
         assert evaluate(folder, *options, model="function") == 130
         out, err = capsys.readouterr()
         assert "1 of 3 images" in out
         assert "interrupted" in err
         assert len(saved(folder)["images"]) == 2
+    shutil.rmtree(folder.parent / "out")
     # In the middle of an explanation, which ends early instead.
     model.calls, model.stop_after = 0, per_image + 1 + 200 + 8
     assert evaluate(folder, *options, model="function") == 130
@@ -251,13 +255,77 @@ def test_methods_that_do_not_go_with_the_model_say_so(model, folder, capsys, tmp
     assert main([*common, "--samples", "2", "--methods", methods, "--budget", "8"]) == 0
 
 
-def test_other_errors_of_a_model_are_not_taken_for_missing_gradients(model, folder, monkeypatch):
+def test_other_errors_of_a_model_are_not_taken_for_missing_gradients(
+    model, folder, monkeypatch, capsys
+):
     def fails(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("xai_patchshap.cli._methods.Saliency.attribute", fails)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate(folder, "--methods", "saliency")
+    assert evaluate(folder, "--methods", "saliency") == 2
+    message = "model: got RuntimeError: out of memory; expected scores of every image"
+    assert message in capsys.readouterr().err
+
+
+def test_it_goes_on_where_it_stopped(model, folder, capsys):
+    options = ["--methods", "random,patch-kernel-shap", "--batch-size", "1"]
+    assert evaluate(folder, *options, "--out", folder.parent / "whole", model="function") == 0
+    per_image = model.calls // 3
+    model.calls, model.stop_after = 0, int(2.5 * per_image)
+    assert evaluate(folder, *options, model="function") == 130
+    model.calls, model.stop_after = 0, None
+    (folder.parent / "out" / "evaluation.json").unlink()  # killed before it could be written
+    capsys.readouterr()
+    assert evaluate(folder, *options, model="function") == 0
+    assert "3 of 3 images, 2 of them scored already" in capsys.readouterr().out
+    assert model.calls == per_image
+    whole = json.loads((folder.parent / "whole" / "evaluation.json").read_text())
+
+    def timeless(rows):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    assert timeless(saved(folder)["images"]) == timeless(whole["images"])
+    # An image that was changed is scored again, and it alone.
+    Image.new("RGB", (16, 16), "red").save(folder / "b.png")
+    model.calls = 0
+    assert evaluate(folder, *options, model="function") == 0
+    assert model.calls == per_image
+    assert evaluate(folder, *options, model="function") == 0
+    assert model.calls == per_image
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["--seed", "1"], "seed is 0"),
+        (["--methods", "saliency"], "methods is ['random']"),
+        (["--background", "0.5"], "background is '0'"),
+    ],
+)
+@pytest.mark.parametrize("left", ["images", "evaluation.json"])
+def test_scores_of_other_settings_are_not_mixed(model, folder, capsys, options, shown, left):
+    assert evaluate(folder, "--methods", "random") == 0
+    out = folder.parent / "out"
+    for path in (out / "images", out / "evaluation.json"):
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert evaluate(folder, "--methods", "random", *options) == 2
+    assert f"where {shown}" in capsys.readouterr().err
+
+
+def test_a_report_of_somebody_else_is_left_alone(model, folder, capsys):
+    report = folder.parent / "out" / "evaluation.json"
+    report.parent.mkdir()
+    report.write_text("mine")
+    assert evaluate(folder, "--methods", "random") == 2
+    assert report.read_text() == "mine"
+
+
+def test_the_first_images_may_fail(model, folder, capsys):
+    for i in range(12):
+        Image.new("RGB", (16, 16), "white").save(folder / f"a{i}.png")
+    assert evaluate(folder, "--methods", "random", model="no_white") == 1
+    assert "3 of 15 images" in capsys.readouterr().out
 
 
 def test_constant_values_have_no_rank_correlation():

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from xai_patchshap import PatchKernelShap, ViTShapleyAmortized
+from xai_patchshap._folders import draft_of
 from xai_patchshap.cli import _folder, _report, _result, main
 from xai_patchshap.cli._folder import group_size
 from xai_patchshap.cli._images import digest_of, images_below, images_of
@@ -54,7 +54,6 @@ def _quick_pictures(monkeypatch):
         return Figure((1, 1))
 
     monkeypatch.setattr(_result, "redraw", picture)
-    monkeypatch.setattr(_folder, "redraw", picture)
     monkeypatch.setattr(_result, "interaction_network", lambda *_, **__: Figure((1, 1)))
 
 
@@ -120,7 +119,7 @@ def test_every_image_gets_its_files_and_a_place_on_the_page(model, folder, capsy
     assert "images/s" in err
     out = folder.parent / "out"
     assert list(values(out)) == ORDINARY
-    assert not list(out.rglob("*.new"))
+    assert not list(out.rglob(".*draft*"))
     page = (out / "index.html").read_text()
     assert "4 images explained by patch-kernel-shap" in page
     assert "2 could not be explained" in page
@@ -214,9 +213,9 @@ def test_weights_are_told_by_the_model_and_not_by_a_file_of_its_name(tmp_path, m
     )  # fmt: skip
     network = cifar10_explainer()
     named = NamedModel(network.whole_images, "explainer.safetensors", (32, 32))
-    settings = _result.settings_of(a, named, ViTShapleyAmortized(network))
+    settings = _result.settings_of(a, named, network)
     (tmp_path / "explainer.safetensors").write_bytes(b"of another training")
-    assert _result.settings_of(a, named, ViTShapleyAmortized(network)) == settings
+    assert _result.settings_of(a, named, network) == settings
 
     found = []
     for op in ("Flatten", "GlobalAveragePool"):
@@ -230,7 +229,7 @@ def test_weights_are_told_by_the_model_and_not_by_a_file_of_its_name(tmp_path, m
         file = tmp_path / "model.onnx"
         onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), file)
         named = load_model(str(file))
-        found.append(_result.settings_of(a, named, PatchKernelShap(named.model))["weights"])
+        found.append(_result.settings_of(a, named, named.model)["weights"])
         assert found[-1] == digest_of(file)
     assert found[0] != found[1]
 
@@ -292,10 +291,13 @@ def test_ctrl_c_keeps_what_is_finished(model, folder, capsys, monkeypatch, where
 def test_a_result_that_was_cut_off_is_made_again(model, folder):
     out = folder.parent / "out"
     assert explain(folder) == 0
-    (out / "a.npz").rename(out / "a.npz.new")  # killed between picture and .npz
+    (out / "a.npz").rename(draft_of(out / "a.npz"))  # killed before it took its place
+    (out / "a.png").unlink()
+    (out / "sub" / "b.png").rename(draft_of(out / "sub" / "b.png"))  # between the two
     assert explain(folder) == 0
     assert list(values(out)) == ORDINARY
-    assert not list(out.rglob("*.new"))
+    assert (out / "sub" / "b.png").exists()
+    assert not list(out.rglob(".*draft*"))
 
 
 def test_nothing_of_somebody_else_is_overwritten(model, folder):
@@ -385,9 +387,9 @@ def test_pairs_are_linked_from_the_page(model, folder):
     options = ["--method", "interaction-shap", "--classes", "2,1", "--order", "2"]
     assert explain(folder / "sub", *options) == 0
     page = (folder / "out" / "index.html").read_text()
-    assert "<a href='deep/d-class-2.png'>pairs: class 2</a>" in page
-    assert "<a href='b-class-1.png'>pairs: class 1</a>" in page
-    assert (folder / "out" / "deep" / "d-interactions.npz").exists()
+    assert "<a href='deep/d.pairs/2-class-2.png'>pairs: class 2</a>" in page
+    assert "<a href='b.pairs/1-class-1.png'>pairs: class 1</a>" in page
+    assert (folder / "out" / "deep" / "d.pairs" / "interactions.npz").exists()
 
 
 def test_the_amortized_explainer_takes_a_folder(tmp_path, capsys):

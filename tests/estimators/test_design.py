@@ -23,7 +23,10 @@ def canonical(halves: np.ndarray) -> list[bytes]:
     return [row.tobytes() for row in halves ^ halves[:, :1]]
 
 
-@pytest.mark.parametrize(("n", "n_pairs"), [(2, 1), (3, 3), (5, 15), (11, 1023), (13, 4095)])
+@pytest.mark.parametrize(
+    ("n", "n_pairs"),
+    [(2, 1), (3, 3), (5, 15), (11, 1023), pytest.param(13, 4095, marks=pytest.mark.slow)],
+)
 def test_all_pairs_are_there_once(n, n_pairs):
     pairs = DesignedPairs(n, seed=3)
     halves, strata = pairs.take(n_pairs)
@@ -33,7 +36,7 @@ def test_all_pairs_are_there_once(n, n_pairs):
     assert (2 * halves.sum(axis=1) <= n).all()
 
 
-@pytest.mark.parametrize("n", [16, 40])
+@pytest.mark.parametrize("n", [pytest.param(16, marks=pytest.mark.slow), 40])
 def test_a_longer_design_begins_as_a_shorter_one(n):
     longest, _ = DesignedPairs(n).take(2100)
     assert len(set(canonical(longest))) == 2100

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -70,7 +70,6 @@ def test_glove_game():
     )
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_efficiency_symmetry_dummy_and_relabelling(n, seed):
     rng = np.random.default_rng(seed)

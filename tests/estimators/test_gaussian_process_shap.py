@@ -67,7 +67,7 @@ def test_all_coalitions_give_exact_values():
     np.testing.assert_allclose(found.values, truth, atol=1e-12)
 
 
-@pytest.mark.parametrize("budget", [64, 256, 1024])
+@pytest.mark.parametrize("budget", [64, 256, pytest.param(1024, marks=pytest.mark.slow)])
 def test_fewer_evaluations_do_than_for_kernel_shap(budget):
     exact, ratios = ExactShapley(12), []
     for seed in range(4):

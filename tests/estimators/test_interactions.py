@@ -9,7 +9,7 @@ from math import comb, factorial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -266,7 +266,6 @@ def test_a_player_who_adds_the_same_to_all_gets_it_and_interacts_with_none(index
 # ----- identities ---------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1), st.sampled_from(INDICES), st.data())
 def test_linear_blind_to_a_constant_and_to_labels(n, seed, index, data):
     order = data.draw(st.sampled_from(list(orders_of(index, n, n))))

@@ -9,7 +9,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -206,6 +206,7 @@ def test_the_kernel_is_half_of_the_product(both_halves):
         np.testing.assert_allclose(evidence.kernel(theta, z, odd)[0], truth, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("index", INDICES)
 def test_posterior_equals_linear_algebra_on_all_coalitions(both_halves, index):
     n = 6
@@ -316,7 +317,6 @@ def test_learning_improves_the_evidence_from_where_it_starts():
     assert half.parameters[:3].min() > half.parameters[4:n].max()
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 9), st.integers(1, 60), st.integers(0, 10**6), st.data())
 def test_the_posterior_is_blind_to_labels_and_to_which_half_stands_for_a_pair(n, p, seed, data):
     rng = np.random.default_rng(seed)
@@ -363,7 +363,6 @@ def test_blocks_change_nothing(monkeypatch):
 # ----- invariants of the estimators ---------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     st.integers(2, 9),
     st.integers(0, 10**6),
@@ -385,6 +384,7 @@ def test_values_add_up_at_every_budget(n, seed, kind, rule, data):
     assert (errors(result) >= 0).all()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("budget", [2, 3, 4, 7, 50])
 @every_kind
 def test_small_budgets(kind, index, order, budget):
@@ -402,6 +402,7 @@ def test_small_budgets(kind, index, order, budget):
         np.testing.assert_allclose(result.values[0].sum(axis=0), gain, atol=1e-9)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("budget", [2, 3])
 @every_kind
 def test_nothing_but_the_ends(kind, index, order, budget):
@@ -416,6 +417,7 @@ def test_nothing_but_the_ends(kind, index, order, budget):
         np.testing.assert_allclose(total, table[-1] - table[0], atol=1e-9)
 
 
+@pytest.mark.pairwise
 @every_kind
 def test_errors_are_infinite_where_nothing_is_known_of_them(kind, index, order):
     table = smooth_game(8, 2)
@@ -429,6 +431,7 @@ def test_errors_are_infinite_where_nothing_is_known_of_them(kind, index, order):
             assert errors(result).max() > 0
 
 
+@pytest.mark.pairwise(1)
 @every_kind
 def test_a_prefix_equals_a_smaller_budget_and_an_odd_one_is_left_aside(kind, index, order):
     n, powers = 8, 1 << np.arange(8)
@@ -446,6 +449,7 @@ def test_a_prefix_equals_a_smaller_budget_and_an_odd_one_is_left_aside(kind, ind
     np.testing.assert_array_equal(values, before)
 
 
+@pytest.mark.pairwise(1)
 @every_kind
 def test_the_same_seed_gives_the_same_numbers(kind, index, order):
     table = smooth_game(8, 4)
@@ -455,6 +459,7 @@ def test_the_same_seed_gives_the_same_numbers(kind, index, order):
     assert np.abs(flat(first) - flat(other)).max() > 1e-6
 
 
+@pytest.mark.pairwise(1)
 @every_kind
 def test_outputs_do_not_influence_each_other(kind, index, order):
     table = smooth_game(8, 5)
@@ -488,7 +493,6 @@ def test_the_first_guides_are_for_themselves_and_the_others_for_all_else():
             estimator.estimate(games, n_guides=wrong)
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.integers(3, 8),
     st.integers(0, 10**6),
@@ -521,6 +525,7 @@ def test_constant_games(kind, index, order):
             np.testing.assert_allclose(errors(result), 0, atol=1e-12)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("budget", [32, 33, 34, 1000])
 @every_kind
 def test_exact_once_all_coalitions_are_drawn(kind, index, order, budget):
@@ -613,6 +618,7 @@ def games_of_order_3(request):
     return coefficients if request.param == "players" else of_signs(16, coefficients)
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize(("kind", "index", "order"), kinds(lowest=2))
 def test_tiny_budgets_give_nothing_absurd(games_of_order_3, kind, index, order):
     truth = of_polynomial(16, games_of_order_3, index, order)[1]
@@ -624,7 +630,7 @@ def test_tiny_budgets_give_nothing_absurd(games_of_order_3, kind, index, order):
         assert np.mean((gap**2).sum(axis=0) / (truth**2).sum(axis=0)) < 4, budget
 
 
-@pytest.mark.parametrize("budget", [100, 200])
+@pytest.mark.parametrize("budget", [100, pytest.param(200, marks=pytest.mark.slow)])
 def test_intervals_cover_games_of_the_model(budget):
     covered = []
     for seed in range(30):
@@ -766,6 +772,7 @@ def test_refuses_too_many_interactions(players, order):
         interaction_estimator(players, 100, "SII", order)
 
 
+@pytest.mark.slow
 def test_takes_as_many_interactions_as_it_promises():
     assert comb(229, 3) <= 2_000_000 < comb(230, 3)
     assert interaction_estimator(229, 2, "SII", 3).order == 3

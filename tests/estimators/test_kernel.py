@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -31,7 +31,6 @@ def run(table: np.ndarray, budget: int, seed: int = 0, **options):
     return estimator.estimate(table[estimator.coalitions @ (1 << np.arange(n))])
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(2, 11), st.integers(0, 10**6), st.sampled_from(SAMPLING_RULES), st.data())
 def test_efficiency_holds_at_every_budget(n, seed, rule, data):
     table = smooth_game(n, seed) * 10.0 ** data.draw(st.integers(-4, 4))
@@ -83,6 +82,7 @@ def test_a_game_without_an_even_part_is_not_taken_for_additive(offset):
         assert result.error_std.min() > 1e-5
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("rule", SAMPLING_RULES)
 @pytest.mark.parametrize(("n", "budget"), [(8, 64), (10, 200), (12, 256), (12, 2048)])
 def test_intervals_cover_the_truth_and_errors_average_out(n, budget, rule):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -136,7 +136,6 @@ def test_unanimity_games_have_a_closed_form(tree, size):
     np.testing.assert_allclose(refiner.values()[:, 0], expected, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 10**6))
 def test_dummies_get_nothing_and_symmetric_siblings_the_same(n, seed):
     tree = random_tree(n, seed)
@@ -176,7 +175,6 @@ def test_values_add_up_and_the_budget_holds_at_every_budget(n):
         assert refiner.exact or budget < 2**n
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.integers(2, 60),
     st.integers(0, 10**6),
@@ -228,7 +226,6 @@ def test_asking_twice_without_telling_is_refused():
         refiner.ask(10)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 50), st.integers(0, 10**6), st.integers(4, 200))
 def test_additive_games_have_exact_totals_on_every_fully_opened_level(n, seed, budget):
     tree = random_tree(n, seed)
@@ -266,7 +263,6 @@ def test_more_budget_comes_closer():
 # ----- what is opened -------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(3, 40), st.integers(0, 10**6), st.integers(4, 150))
 def test_explained_outputs_do_not_influence_what_is_opened(n, seed, budget):
     tree, guide = random_tree(n, seed), smooth(n, seed, 2)
@@ -338,7 +334,6 @@ def test_a_game_that_never_changes_is_zero_and_ends():
     assert not refiner.values().any()
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(2, 30), st.integers(0, 10**6), st.integers(2, 150))
 def test_relabelling_the_players_relabels_their_values(n, seed, budget):
     tree, game = random_tree(n, seed), smooth(n, seed)

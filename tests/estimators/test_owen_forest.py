@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -244,7 +244,6 @@ def test_a_tree_that_is_exact_leaves_the_budget_to_the_others(head_start):
     assert forest.n_coalitions == 2 + 42 + 2 * 254
 
 
-@settings(max_examples=15, deadline=None)
 @given(
     st.integers(2, 40),
     st.integers(0, 10**6),

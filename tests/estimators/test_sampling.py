@@ -4,7 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
@@ -17,7 +17,6 @@ def keys(halves: np.ndarray) -> list[bytes]:
     return [row.tobytes() for row in canonical]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 2**63 - 1), st.sampled_from(SAMPLING_RULES), st.data())
 def test_pairs_are_distinct_and_a_longer_sample_extends_a_shorter(n, seed, rule, data):
     sampler = PairSampler(n, seed, rule)

@@ -234,6 +234,7 @@ GAMES = {
 # ----- Captum's own games -----------------------------------------------------------------
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("per_eval", [1, 2, 3])
 @pytest.mark.parametrize("name", GAMES)
 def test_known_games(name, per_eval):

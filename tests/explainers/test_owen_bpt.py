@@ -82,6 +82,7 @@ HIERARCHIES = {
 # ----- the right numbers ----------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("size", [(3, 3), (2, 4)], ids=["3x3", "2x4"])
 @pytest.mark.parametrize("name", HIERARCHIES)
 @pytest.mark.parametrize("n_trees", [1, 2])
@@ -187,6 +188,7 @@ def explained(x, masker=None, batch_size=16, outputs=None, budget=200, model=Non
     return explainer(x, max_evals=budget, batch_size=batch_size, outputs=outputs, silent=True)
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("background", [0.0, "mean", "blur:1", [0.0, "mean", 0.7]])
 @pytest.mark.parametrize("hierarchy", ["bpt", "axis"])
 def test_batches_and_outputs_do_not_matter(background, hierarchy):

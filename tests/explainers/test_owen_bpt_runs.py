@@ -44,6 +44,7 @@ def values_of(explainer, x, face, budget, outputs=(0, 3)):
 # ----- warm start ------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("face", ["captum", "shap"])
 @pytest.mark.parametrize("background", [0.0, [0.1, "mean", "blur"]], ids=["one", "three"])
 @pytest.mark.parametrize("options", [{}, {"hierarchy": "axis", "n_trees": 3}, {"n_trees": 1}])

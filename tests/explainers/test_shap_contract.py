@@ -105,6 +105,7 @@ def assert_close(actual, expected, tolerance=1e-6):
 # ----- the same numbers everywhere -------------------------------------------------------
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("max_evals", [60, 512], ids=["sampled", "exact"])
 @pytest.mark.parametrize("background", [0.3, "blur"])
 def test_every_way_in_gives_the_same_numbers(background, max_evals):
@@ -129,6 +130,7 @@ def test_every_way_in_gives_the_same_numbers(background, max_evals):
         assert_close(last(repeated), 48 * values[..., k], 1e-5)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("form", ["module", "arrays", "tensors"])
 @pytest.mark.parametrize("outputs", [0, 1, 10])
 @pytest.mark.parametrize("max_evals", [2, 9, 100, 512])
@@ -420,6 +422,7 @@ def texts(figure):
     return {t.get_text() for t in figure.findobj(mpl.text.Text)}
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.usefixtures("_figures")
 @pytest.mark.parametrize("scalar", [False, True])
 @pytest.mark.parametrize("plot", ["waterfall", "force", "bar", "bar of all", "beeswarm"])
@@ -514,6 +517,7 @@ def test_error_std_covers_the_error():
 # ----- shap's own machinery --------------------------------------------------------------
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("names", [None, [f"class {i}" for i in range(10)]], ids=["", "names"])
 @pytest.mark.parametrize("outputs", [None, [0, 1], TOP3], ids=["all", "list", "OpChain"])
 def test_call_of_the_base_class_gives_the_same(outputs, names):
@@ -567,6 +571,7 @@ def tabular(rows):
     return np.stack([np.tanh(rows @ np.arange(1, 6)), rows[:, 0] * rows[:, 1] + rows[:, 4]], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_backgrounds", [1, 3])
 @pytest.mark.parametrize("scalar", [False, True])
 def test_rows_agree_with_shap_exact_explainer(n_backgrounds, scalar):
@@ -586,6 +591,7 @@ def test_rows_agree_with_shap_exact_explainer(n_backgrounds, scalar):
 # ----- what may not matter ---------------------------------------------------------------
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("max_evals", [80, 512])
 @pytest.mark.parametrize(
     # Learning the parameters of the process makes more of rounding.
@@ -723,13 +729,13 @@ def test_automatic_budget():
 
 def test_tolerance_stops_early():
     x, model = photos(2), Net()
-    masker = PatchMasker((6, 6))
-    kwargs = {"max_evals": 4000, "outputs": [2], "silent": True}
+    masker = PatchMasker((3, 3))
+    kwargs = {"max_evals": 300, "outputs": [2], "silent": True}
     reference = PatchKernelShap(model, masker).explain_players(x, **kwargs)
     tolerance = 3 * reference.error_std.max()
     explainer = PatchKernelShap(model, masker, tolerance=tolerance)
     early = explainer.explain_players(x, **kwargs)
-    assert explainer.last_run.evaluations.max() < 3000
+    assert explainer.last_run.evaluations.max() < 280
     assert early.error_std.max() <= tolerance
     assert_close(early.base_values + early.values.sum(axis=1), outputs_of(model, x)[:, [2]])
     # Stopping early is the same as asking for that budget.
@@ -753,6 +759,7 @@ def test_tolerance_out_of_reach_spends_the_budget():
 # ----- Ctrl-C and the progress bar -------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("background", [0.0, [0.0, 0.5, 0.25]], ids=["1", "3"])
 @pytest.mark.parametrize("breaks_at", [3, 4, 10])
 @pytest.mark.parametrize("face", ["call", "players", "captum"])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +19,18 @@ from scipy.stats import t as student
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import __version__
-from ..errors import PatchShapError, bad, rename
+from .._folders import only_process_in, write_text
+from ..errors import PatchShapError, bad
 from ..explainers import PatchExplainer
 from ..masking import PatchMasker
 from ..metrics import deletion_curve, insertion_curve
 from ..metrics._sampled import at_least, random_coalitions, rank_correlation
 from ..models import BatchModel, vit_patch_size
 from ..named_models import NamedModel
-from ._images import images_of
+from ._images import identified, images_of, shown
+from ._kept import Failures, Kept, Record, check_same
 from ._methods import COMPARED, ImageGame, SurrogateScores, attributed
 from ._model import (
-    FLAGS,
     add_model_options,
     batch_rows,
     class_name,
@@ -36,7 +39,7 @@ from ._model import (
     scores_of,
     trained,
 )
-from ._result import read_subject
+from ._result import read_subject, settings_of, source_of
 
 __all__ = ["add_evaluate"]
 
@@ -45,6 +48,8 @@ Floats = NDArray[np.float64]
 _DEFAULT = "patch-kernel-shap,owen-bpt,captum-kernel-shap,integrated-gradients,saliency,random"
 # Added to the seed: a method that draws its masks as the scores do would be scored on its own.
 _OTHER = 1_000_003
+# What is called so in the folder of results: the report, and the folder of each image's scores.
+_REPORT, _IMAGES = "evaluation", "images"
 _SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
 
 
@@ -87,13 +92,21 @@ def _evaluate(a: argparse.Namespace) -> int:
     if a.samples:
         at_least(2, "--samples", a.samples)
     at_least(0, "--seed", a.seed)
-    files = images_of(a.images, a.out)
+    with only_process_in(a.out, deep=True):
+        return _compare(a, methods, images_of(a.images, a.out))
+
+
+def _compare(
+    a: argparse.Namespace, methods: Sequence[str], files: Sequence[tuple[str, Path]]
+) -> int:
     comparison = _Comparison(a, methods)
     stopped = False
     try:
         with tqdm(total=len(files) * len(methods), desc="evaluate", unit=" maps") as bar:
-            for name, path in files:
+            for done, (name, path) in enumerate(files, start=1):
                 comparison.add(name, path, bar)
+                bar.update(done * len(methods) - bar.n)
+        comparison.failures.check()
     except KeyboardInterrupt:
         # Means over the images that are finished are worth having.
         stopped = True
@@ -101,9 +114,9 @@ def _evaluate(a: argparse.Namespace) -> int:
         _report(a, comparison, len(files))
     if stopped:
         raise KeyboardInterrupt
-    for line in comparison.failed:
+    for line in comparison.failures.lines:
         print(f"xai-patchshap: {line}", file=sys.stderr)
-    return 1 if comparison.failed else 0
+    return 1 if comparison.failures.lines else 0
 
 
 def _methods(a: argparse.Namespace) -> list[str]:
@@ -122,7 +135,8 @@ class _Comparison:
     def __init__(self, a: argparse.Namespace, methods: Sequence[str]) -> None:
         self.a, self.methods = a, methods
         self.rows: list[dict[str, Any]] = []
-        self.failed: list[str] = []
+        self.n_found = 0
+        self.failures = Failures()
         self.explainer: PatchExplainer | None = None
         if a.explainer is None:
             self.named = named_model(a)
@@ -133,24 +147,44 @@ class _Comparison:
             self.masker = explainer.masker
         self.batch = batch_rows(a.batch_size, self.model)
         at_least(1, "--batch-size", self.batch)
+        weights = self.model if self.explainer is None else self.explainer.model
+        keys = ("players", "budget", "steps", "samples", "seed")
+        self.settings = settings_of(a, self.named, weights, keys) | {"methods": list(methods)}
+        _check_report(a.out, self.settings)
+        self.kept = Kept(a.out / _IMAGES, self.settings, _read_rows, ".json")
+        self.kept.check_settings()
 
     def add(self, name: str, path: Path, bar: Any) -> None:
-        """Score all methods on one image, or note why not."""
-        begun = bar.n
+        """Score all methods on one image, unless that is done, or note why not."""
+        source = source_of(path)
         try:
-            x = read_subject(self.named, name, path).x[None]
+            digest = identified(path)
+            place, record = self.kept.place(name, source, digest)
+            if record is None:
+                x = read_subject(self.named, place, path, digest).x[None]
         except PatchShapError as error:
-            self.failed.append(str(error))
-            bar.update(len(self.methods))
+            self.failures.unreadable(error)
             return
-        try:
-            self.rows += self._scored(name, x, bar)
-        except PatchShapError as error:
-            if not self.rows:
-                raise  # it is not this image: all the others would fail too
-            rename(error, FLAGS)
-            self.failed.append(f"'{path}': {error}")
-            bar.update(begun + len(self.methods) - bar.n)
+        if record is None:
+            try:
+                rows = [row | {"file": shown(source)} for row in self._scored(place, x, bar)]
+            except Exception as error:  # of the model itself, too
+                self.failures.add(str(path), error)
+                return
+            self._keep(place, Record(self.settings, source, digest, True, rows))
+        else:
+            rows = record.content
+            self.n_found += 1
+        self.rows += rows
+        self.failures.n_done += 1
+
+    def _keep(self, name: str, record: Record) -> None:
+        """Write what is known of an image."""
+        if not self.a.out.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.a.out))
+        file = self.a.out / _IMAGES / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(vars(record), allow_nan=False) + "\n")
 
     def _scored(self, name: str, x: Tensor, bar: Any) -> list[dict[str, Any]]:
         a = self.a
@@ -213,34 +247,49 @@ def _defined(number: float) -> float | None:
     return number if np.isfinite(number) else None
 
 
+def _read_rows(file: Path) -> Record | None:
+    """The rows of an image, with what they were made of; None for any other file."""
+    try:
+        return Record(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _check_report(out: Path, settings: dict[str, Any]) -> None:
+    """Raise if there is a report of other settings, or one that is none of ours."""
+    report, theirs = out / f"{_REPORT}.json", {}
+    if report.exists():
+        try:
+            theirs = json.loads(report.read_text(encoding="utf-8"))["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            theirs = {"methods": None}
+        check_same(out, report.name, theirs, settings)
+
+
 def _report(a: argparse.Namespace, comparison: _Comparison, n_files: int) -> None:
     """Print the table, and write it with what it was made of."""
     means = [_means(m, comparison.rows) for m in comparison.methods]
     named: NamedModel = comparison.named
     n = len(comparison.rows) // len(comparison.methods)
+    known = f", {comparison.n_found} of them scored already" if comparison.n_found else ""
     print(
-        f"{n} of {n_files} images, {named.name}, {named.scale} of the predicted class, "
+        f"{n} of {n_files} images{known}, {named.name}, {named.scale} of the predicted class, "
         f"background {a.background}; means +- half of a 95 % interval, median seconds\n"
     )
     print(_table(means))
-    a.out.mkdir(parents=True, exist_ok=True)
-    with (a.out / "evaluation.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(means[0]))
-        writer.writeheader()
-        writer.writerows(means)
-    keys = ("players", "background", "budget", "steps", "samples", "seed")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(means[0]))
+    writer.writeheader()
+    writer.writerows(means)
+    write_text(a.out / f"{_REPORT}.csv", table.getvalue())
     content = {
-        "settings": {
-            "model": named.name, "scale": named.scale, **{key: getattr(a, key) for key in keys},
-            "version": __version__,
-        },
+        "settings": comparison.settings,
         "methods": means,
         "images": comparison.rows,
-        "failed": comparison.failed,
-    }  # fmt: skip
-    text = json.dumps(content, indent=1, allow_nan=False)
-    (a.out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-    print(f"\nwrote {a.out / 'evaluation'}.csv and .json")
+        "failed": comparison.failures.lines,
+    }
+    write_text(a.out / f"{_REPORT}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(f"\nwrote {shown(a.out / _REPORT)}.csv and .json")
 
 
 def _means(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

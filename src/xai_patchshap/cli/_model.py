@@ -54,6 +54,7 @@ _SETTLED: dict[str, tuple[Any, ...]] = {
 }
 # Arguments of the library by their names on the command line.
 FLAGS = {
+    "folder": "--out",
     "max_evals": "--budget",
     "batch_size": "--batch-size",
     "n_trees": "--trees",

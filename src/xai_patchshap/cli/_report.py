@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .._folders import write_text
 from ..plots._canvas import pale_gray, transparent_diverging
+from ._images import shown
 
 __all__ = ["Entry", "index_page", "write_index"]
 
 _SIDE = 160  # of a thumbnail, in pixels
+_HIDDEN = ("method", "weights", "code")  # settings that say nothing to a reader
 _SATURATED = 99.5  # percentile at which the colours of a map end
+
+_OURS = "<meta name=generator content='xai-patchshap'>"
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --card: #fff; --page: #f4f4f2; --dim: #666;
@@ -51,7 +58,8 @@ th, td { text-align: right; padding: .15rem 0 .15rem .6rem; border-top: 1px soli
   vertical-align: top; }
 tr:first-child th { border-top: 0; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
-#failed { color: var(--bad); overflow-wrap: anywhere; }
+.file, #failed { overflow-wrap: anywhere; }
+#failed { color: var(--bad); }
 """
 
 # Sorts and filters the cards; without it they are all there, by name.
@@ -88,10 +96,13 @@ class Entry:
     evaluations: int
     seconds: float
     exact: bool
+    source: str = ""
 
 
 def write_index(out: Path, settings: dict[str, Any], failed: Sequence[str]) -> Path:
     """Write ``index.html`` on all results below a folder.
+
+    A page of that name that is not one of these is left alone, and the page has another name.
 
     Parameters
     ----------
@@ -103,19 +114,27 @@ def write_index(out: Path, settings: dict[str, Any], failed: Sequence[str]) -> P
     """
     found = [_entry(out, file) for file in out.rglob("*.npz")]
     entries = sorted((e for e in found if e is not None), key=lambda e: e.name)
-    out.mkdir(parents=True, exist_ok=True)
-    page = out / "index.html"
-    page.write_text(index_page(entries, settings, failed), encoding="utf-8")
+    names = chain(("index", "xai-patchshap"), (f"xai-patchshap-{n}" for n in count(2)))
+    page = next(p for p in (out / f"{name}.html" for name in names) if _is_ours(p))
+    write_text(page, index_page(entries, settings, failed))
     return page
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether a page may be written: it is not there, or it is one of these."""
+    if not os.path.lexists(page):
+        return True
+    return page.is_file() and _OURS.encode() in page.read_bytes()[:1000]
 
 
 def index_page(entries: Sequence[Entry], settings: dict[str, Any], failed: Sequence[str]) -> str:
     """The page as HTML; arguments as for :func:`write_index`."""
     n = len(entries)
     title = f"{n} image{'' if n == 1 else 's'} explained by {settings.get('method', '')}"
-    shown = {k: v for k, v in settings.items() if v is not None and k not in ("method", "weights")}
+    shown = {k: v for k, v in settings.items() if v is not None and k not in _HIDDEN}
     parts = [
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
+        f"{_OURS}\n"
         "<meta name=viewport content='width=device-width, initial-scale=1'>\n"
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n<h1>{escape(title)}</h1>\n"
         f"<p class=dim>{escape(', '.join(f'{k} {_plain(v)}' for k, v in shown.items()))}</p>\n"
@@ -162,6 +181,7 @@ def _card(entry: Entry) -> str:
         f"<a class=thumbs href='{link}'><img src='{entry.photo}' alt='{name}'>"
         f"<img src='{entry.map}' alt='Attributions to {escape(entry.classes[0][0], quote=True)}'>"
         f"</a>\n<h2><a href='{link}'>{name}</a></h2>\n"
+        f"<p class='dim file'>{escape(shown(entry.source))}</p>\n"
         f"<p>{escape(entry.predicted)}, {escape(entry.scale)} {entry.score:.3f}</p>\n"
         "<table><tr><th>class<th>score<th>f(x) - f(background)<th>sum"
         f"{rows}</table>\n"
@@ -196,6 +216,7 @@ def _entry(out: Path, file: Path) -> Entry | None:
                 evaluations=int(saved["evaluations"]),
                 seconds=float(saved["seconds"]),
                 exact=bool(saved["exact"]),
+                source=str(saved["source"]),
             )
     except Exception:  # not a zip file, or a damaged one
         return None

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
+import inspect
 import json
+import os
+import shutil
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import __version__
+from .._folders import draft_of
 from ..errors import PatchShapError, bad, rename
 from ..estimators import Interactions
 from ..explainers import InteractionShap, PatchExplainer
@@ -23,12 +32,16 @@ from ..named_models import NamedModel, open_image, outputs_called
 from ..onnx_models import OnnxModel
 from ..plots import interaction_network, redraw
 from ._images import digest_of
+from ._kept import Record
 from ._model import OWN_OPTIONS, class_name, explained
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
 # Least side of a picture in pixels.
 _PICTURE = 448
+# What the results of one image are called, after its name: a file, a picture, a folder.
+SUFFIXES = (".npz", ".png", ".pairs")
+_INTERACTIONS = "interactions.npz"
 
 
 @dataclass(frozen=True)
@@ -51,11 +64,12 @@ class Result:
     interactions: Interactions | None = None
 
 
-def read_subject(named: NamedModel, name: str, image: Any, digest: str = "") -> Subject:
+def read_subject(
+    named: NamedModel, name: str, image: Any, digest: str = "", source: str = ""
+) -> Subject:
     """An image, or the file of one, made ready for the model."""
-    source = ""
     if isinstance(image, Path):
-        source, digest = str(image.resolve()), digest or digest_of(image)
+        source, digest = source_of(image), digest or digest_of(image)
         image = open_image(image)
     zoom = max(2, -(-_PICTURE // min(named.size)))
     try:
@@ -63,42 +77,107 @@ def read_subject(named: NamedModel, name: str, image: Any, digest: str = "") -> 
     except PatchShapError as error:
         rename(error, {"image": f"image '{source or name}'"})
         raise
+    except (OSError, ValueError, MemoryError) as error:  # of the image library
+        came = f"'{source or name}'"
+        raise bad("image", came, "an image that can be resized", f"({error})") from error
     photo = (larger.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     photo = photo[..., 0] if photo.shape[2] == 1 else photo[..., :3]
     return Subject(name, x, photo, source, digest)
 
 
+def source_of(path: Path) -> str:
+    """Where an image lies, links followed."""
+    return os.path.realpath(path)
+
+
 def settings_of(
-    a: argparse.Namespace, named: NamedModel, explainer: PatchExplainer
+    a: argparse.Namespace,
+    named: NamedModel,
+    model: Any,
+    keys: Sequence[str] = ("method", "players", "classes", "budget", "seed", *OWN_OPTIONS),
 ) -> dict[str, Any]:
     """All that the numbers of a result depend on, but for the image.
 
     The device and the size of the batches are not among it: they change the last digits alone.
     """
-    settings = {
-        key: getattr(a, key)
-        for key in ("method", "players", "background", "classes", "budget", "seed", *OWN_OPTIONS)
-    }
+    settings = {key: getattr(a, key) for key in keys} | {"background": a.background}
     if Path(str(a.background)).is_file():
         settings["background"] = digest_of(a.background)
+    if code := code_of(named.name):
+        settings["code"] = code
     return settings | {
         "model": named.name,
-        "weights": _weights(explainer.model),
+        "weights": _weights(model),
         "scale": named.scale,
         "size": list(named.size),
         "version": __version__,
     }
 
 
-def _weights(model: Any) -> str:
-    """What tells a model's weights from others; those of a function cannot be seen."""
-    digest = hashlib.blake2b(model.content if isinstance(model, OnnxModel) else b"", digest_size=16)
-    for key, tensor in model.state_dict().items() if isinstance(model, torch.nn.Module) else ():
-        if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-            digest.update(key.encode())
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(raw.numpy().data)
+def code_of(name: str) -> str:
+    """The digest of the source behind ``module:function``; empty for any other model.
+
+    It is that of the module's file, and of the files beside it or in its package that the
+    module uses. What it runs in other ways cannot be seen.
+    """
+    prefix, _, rest = name.partition(":")
+    if not rest or prefix in ("timm", "torchvision", "hf", "onnx") or prefix not in sys.modules:
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for _, file in sorted(_sources(sys.modules[prefix]).items()):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(first: ModuleType) -> dict[str, Path]:
+    """Files of a module and of those that it uses and that lie with it, by their names."""
+    package = first.__name__.partition(".")[0]
+    top = Path(getattr(sys.modules.get(package, first), "__file__", None) or first.__name__)
+    home = top.parent.parent if top.stem == "__init__" else top.parent
+    found: dict[str, Path] = {}
+    waiting = [first]
+    while waiting:
+        module = waiting.pop()
+        file = Path(getattr(module, "__file__", None) or "")
+        below = file.relative_to(home).parts if home in file.parents else ()
+        is_near = below and not {"site-packages", "dist-packages"} & set(file.parts)
+        is_own = module.__name__.partition(".")[0] == package
+        if module.__name__ in found or not (is_own or is_near) or not file.is_file():
+            continue
+        found[module.__name__] = file
+        for value in list(vars(module).values()):
+            used = value if isinstance(value, ModuleType) else _home_of(value)
+            if used is not None:
+                waiting.append(used)
+    return found
+
+
+def _home_of(value: Any) -> ModuleType | None:
+    """The module where a class or function was written."""
+    written = value if isinstance(value, type | FunctionType) else type(value)
+    return sys.modules.get(written.__module__)
+
+
+def _weights(model: Any) -> str:
+    """What tells a model's weights from others; of a function, those of the networks it uses."""
+    digest = hashlib.blake2b(model.content if isinstance(model, OnnxModel) else b"", digest_size=16)
+    for network in _networks(model):
+        for key, tensor in network.state_dict().items():
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                digest.update(key.encode())
+                raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def _networks(model: Any) -> list[torch.nn.Module]:
+    if isinstance(model, torch.nn.Module):
+        return [model]
+    if not inspect.isfunction(model):
+        return []
+    used = inspect.getclosurevars(model)
+    values = [*used.nonlocals.values(), *used.globals.values()]
+    return [value for value in values if isinstance(value, torch.nn.Module)]
 
 
 def chosen_classes(text: str, scores: NDArray[np.float64], named: NamedModel) -> list[int]:
@@ -163,9 +242,10 @@ def explain_together(
             "labels": players[i].labels,
             "values": estimate.values,
             "titles": [
-                f"{n}\n{named.scale} {scores[i][c]:.3f}" for n, c in zip(names, chosen, strict=True)
+                f"{_plain(n)}\n{named.scale} {scores[i][c]:.3f}"
+                for n, c in zip(names, chosen, strict=True)
             ],
-            "photo_title": subject.name,
+            "photo_title": _plain(subject.name),
             "label": f"{_value_name(a)} ({named.scale})",
             "image": subject.x.permute(1, 2, 0).numpy(),
             "error_std": estimate.error_std,
@@ -197,49 +277,83 @@ def explain_together(
 
 
 def write_result(out: Path, result: Result) -> list[Path]:
-    """Write the pictures and, last and in one go, the .npz that says that all is there.
+    """Write the .npz that says that all is there, and the pictures.
+
+    All is written under other names before it takes its place. A process that is killed
+    between these steps leaves a result that is seen not to be whole.
 
     Returns
     -------
     list of path
         The pictures of pairs, one for each class where there are any.
     """
-    file = out / f"{result.name}.npz"
+    if not out.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
+    file, picture, beside = (out / f"{result.name}{suffix}" for suffix in SUFFIXES)
     file.parent.mkdir(parents=True, exist_ok=True)
-    pairs = []
-    if result.interactions is not None:
-        result.interactions.save(out / f"{result.name}-interactions.npz")
-        pairs = _draw_pairs(out, result.name, result.arrays, result.interactions)
-    draft = out / f"{result.name}.npz.new"
-    with draft.open("wb") as stream:
-        names = np.array([picture.name for picture in pairs], dtype=str)
-        np.savez_compressed(stream, **result.arrays, pairs=names)
-    redraw(draft).savefig(out / f"{result.name}.png", dpi=150)
-    draft.replace(file)
-    return pairs
+    drafts = [draft_of(path) for path in (file, picture, beside)]
+    try:
+        names = []
+        if result.interactions is not None:
+            drafts[2].mkdir()
+            result.interactions.save(drafts[2] / _INTERACTIONS)
+            names = _draw_pairs(drafts[2], result.arrays, result.interactions)
+        pairs = [f"{beside.name}/{name}" for name in names]
+        with drafts[0].open("wb") as stream:
+            np.savez_compressed(stream, **result.arrays, pairs=np.array(pairs, dtype=str))
+        save_figure(redraw(drafts[0]), drafts[1])
+        picture.unlink(missing_ok=True)
+        if beside.exists():
+            shutil.rmtree(beside)
+        drafts[0].replace(file)
+        if drafts[2].exists():
+            drafts[2].replace(beside)
+        drafts[1].replace(picture)
+    finally:
+        for draft in drafts[:2]:
+            draft.unlink(missing_ok=True)
+        shutil.rmtree(drafts[2], ignore_errors=True)
+    return [file.parent / name for name in pairs]
 
 
-def _draw_pairs(out: Path, name: str, arrays: dict[str, Any], found: Interactions) -> list[Path]:
-    """One picture of the pairs for each class."""
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a picture; letters that the font lacks are boxes in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(file, dpi=150)
+
+
+def add_picture(out: Path, name: str) -> None:
+    """Draw the picture of a result, if it is missing."""
+    picture = out / f"{name}.png"
+    if not picture.exists():
+        save_figure(redraw(out / f"{name}.npz"), draft_of(picture))
+        draft_of(picture).replace(picture)
+
+
+def _draw_pairs(folder: Path, arrays: dict[str, Any], found: Interactions) -> list[str]:
+    """One picture of the pairs for each class, and what they are called."""
     if found.order < 2:
         return []
-    files = []
-    for k, class_ in enumerate(arrays["class_names"]):
+    names = []
+    for k, (index, class_) in enumerate(zip(arrays["classes"], arrays["class_names"], strict=True)):
         figure = interaction_network(
             arrays["photo"],
             arrays["labels"],
             found.matrix()[:, :, k],
-            title=class_,
+            title=_plain(class_),
             label=f"interaction ({found.index})",
             std=np.nan_to_num(found.matrix_std()[:, :, k], posinf=1e300),
         )
-        slug = "".join(c if c.isalnum() else "-" for c in class_)
-        file = out / f"{name}-{slug}.png"
-        if file in files:  # two of ImageNet's classes are cranes
-            file = out / f"{name}-{slug}-{arrays['classes'][k]}.png"
-        files.append(file)
-        figure.savefig(file, dpi=150)
-    return files
+        slug = "".join(c if c.isalnum() else "-" for c in class_)[:40]
+        names.append(f"{index}-{slug}.png")
+        save_figure(figure, folder / names[-1])
+    return names
+
+
+def _plain(text: str) -> str:
+    """A title that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
 
 
 def _value_name(a: argparse.Namespace) -> str:
@@ -249,15 +363,19 @@ def _value_name(a: argparse.Namespace) -> str:
     return "Owen value" if a.method == "owen-bpt" else "Shapley value"
 
 
-def read_record(file: Path) -> dict[str, Any] | None:
-    """Settings, source and digest of a result's .npz; None for any other file."""
+def read_record(file: Path) -> Record | None:
+    """What a result's .npz says of itself; None for any other file."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            return {
-                "settings": json.loads(str(saved["settings"])),
-                "source": str(saved["source"]),
-                "digest": str(saved["source_digest"]),
-                "finished": bool(saved["finished"]),
-            }
+            settings = json.loads(str(saved["settings"]))
+            parts = [file.parent / str(name) for name in saved["pairs"]]
+            if settings["method"] == "interaction-shap":
+                parts.append(file.with_name(file.name.removesuffix(".npz") + SUFFIXES[2]))
+            return Record(
+                settings,
+                str(saved["source"]),
+                str(saved["source_digest"]),
+                bool(saved["finished"]) and all(part.exists() for part in parts),
+            )
     except Exception:  # not a zip file, a damaged one, one without these entries
         return None
