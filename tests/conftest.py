@@ -21,27 +21,26 @@ def pytest_collection_modifyitems(items):
     The quick tier meets every pair of values of two parameters, or with ``pairwise(1)`` every
     value. Cases are taken one after the other, those first that add most.
     """
-    tests = defaultdict(list)
+    tests = defaultdict(dict)
     for item in items:
         if marker := item.get_closest_marker("pairwise"):
-            tests[item.nodeid.partition("[")[0]].append((item, *marker.args))
+            name = item.nodeid.partition("[")[0]
+            tests[name][item] = _values_of(item.callspec.params, *marker.args)
     for cases in tests.values():
-        strength = cases[0][1] if len(cases[0]) > 1 else 2
-        met = {item: _met(item.callspec, strength) for item, *_ in cases}
-        wanted = set().union(*met.values())
+        wanted = set().union(*cases.values())
         while wanted:
-            best = max(met, key=lambda item: len(met[item] & wanted))
-            wanted -= met.pop(best)
-        for item in met:
+            best = max(cases, key=lambda item: len(cases[item] & wanted))
+            wanted -= cases.pop(best)
+        for item in cases:
             item.add_marker(pytest.mark.slow)
 
 
-def _met(callspec, strength):
-    """Which values, or pairs of them, a case meets."""
+def _values_of(params, strength=2):
+    """The pairs of values that a case meets, or the values."""
     simple = str | int | float | bool | None
-    named = [
-        (name, repr(value) if isinstance(value, simple) else callspec.indices[name])
-        for name, value in sorted(callspec.params.items())
+    named = [  # a product of parameters holds the same objects again
+        (name, repr(value) if isinstance(value, simple) else id(value))
+        for name, value in sorted(params.items(), key=lambda pair: pair[0])
     ]
     return set(itertools.combinations(named, min(strength, len(named))))
 
