@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .errors import PatchShapError, bad, warn
 from .models import BatchModel
 
-__all__ = ["HFModel", "is_transformers", "pipeline_of", "sees_images", "taken"]
+__all__ = ["HFModel", "is_transformers"]
 
 # What classes of models are called, and the scores (B, K) or (B,) in their outputs.
 _SCORES = (
