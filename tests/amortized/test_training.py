@@ -144,6 +144,7 @@ def test_every_objective_learns_the_shapley_values(tmp_path, options):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize("stage", ["surrogate", "fastshap", "pairs", "regression"])
 def test_killed_runs_end_with_the_same_weights(tmp_path, stage):
     done = subprocess.run(

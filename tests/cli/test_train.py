@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -116,6 +118,39 @@ def test_training_goes_on_and_does_not_repeat_itself(trained):
     ])  # fmt: skip
     assert status == 0
     assert log.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_two_that_are_started_at_once_leave_what_one_leaves(trained, tmp_path):
+    command = [
+        sys.executable, "-m", "xai_patchshap.cli", "train", "surrogate", trained / "images",
+        "--model", "timm:vit_tiny_patch16_224", "--model-args", json.dumps(ARGS),
+        "--weights", trained / "classifier.safetensors", "--sizes", "4", "--out", tmp_path, *QUICK,
+    ]  # fmt: skip
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([str(c) for c in command], **options) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    for process, error in zip(both, said, strict=True):
+        assert process.returncode == 0 or "is at work; expected a folder that no" in error
+    assert 0 in [process.returncode for process in both]
+    name = "surrogate.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / "surrogate" / name).read_bytes()
+    load_surrogate(tmp_path / name)
+
+
+def test_errors_speak_of_what_was_typed(trained, tmp_path, capsys):
+    again = [
+        "train", "explainer", trained / "images", "--pairs", "2", "--calibrate", "0", *QUICK,
+        "--surrogate", trained / "surrogate" / "surrogate.safetensors",
+    ]  # fmt: skip
+    kept = ["--out", trained / "explainer", "--keep-pairs", "--keep-tokens", "--frozen", "2"]
+    assert "--out: got" in failing(capsys, *again, *kept, "--seed", "3")
+    err = failing(capsys, *again, "--out", tmp_path / "a", "--frozen", "9")
+    assert "--frozen: got 9; expected 0 to 2" in err
+    (tmp_path / "file").write_text("")
+    assert "--out: got" in failing(capsys, *again, "--out", tmp_path / "file")
+    err = failing(capsys, *again, "--out", tmp_path / "a", "--epochs", "0")
+    assert "--epochs: got 0; expected a whole number" in err
 
 
 def failing(capsys, *arguments):

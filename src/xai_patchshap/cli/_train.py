@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,11 @@ def add_train(commands: Any) -> None:
     surrogate = stages.add_parser(
         "surrogate", help="fine-tune the classifier to be at home with missing patches"
     )
-    surrogate.set_defaults(run=_surrogate)
+    surrogate.set_defaults(run=partial(_in_words_of_the_command, _surrogate))
     explainer = stages.add_parser(
         "explainer", help="fit the network that predicts the surrogate's Shapley values"
     )
-    explainer.set_defaults(run=_explainer)
+    explainer.set_defaults(run=partial(_in_words_of_the_command, _explainer))
 
     surrogate.add_argument("images", type=Path, metavar="DIR", help="training images, at any depth")
     surrogate.add_argument("--model", required=True, help="timm:NAME, a VisionTransformer")
@@ -141,6 +143,25 @@ def add_train(commands: Any) -> None:
             "--accelerate", action="store_true", help="run under 'accelerate launch'"
         )
         stage.add_argument("--silent", action="store_true", help="no progress bars")
+
+
+# Arguments of the library by their names on the command line.
+_FLAGS = {
+    "out": "--out", "folder": "--out", "dataset": "images", "validation": "--validation",
+    "n_frozen": "--frozen", "n_pairs": "--pairs", "n_sizes": "--sizes", "start": "--start",
+    "taps": "--taps", "predicts": "--predicts", "keep_tokens": "--keep-tokens",
+    **{n: f"--{n.replace('_', '-')}" for n in (
+        "epochs", "batch_size", "learning_rate", "accumulate", "validations", "save_every",
+    )},
+}  # fmt: skip
+
+
+def _in_words_of_the_command(stage: Callable[[argparse.Namespace], None], a: Any) -> None:
+    try:
+        stage(a)
+    except PatchShapError as error:
+        rename(error, _FLAGS)
+        raise
 
 
 def _schedule(a: argparse.Namespace) -> Schedule:
