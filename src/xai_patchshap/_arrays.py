@@ -24,11 +24,13 @@ _WIDER_ARRAYS = {"u2": np.int32, "u4": np.int64, "u8": np.int64}
 
 def plain_tensor(x: Tensor, what: str) -> Tensor:
     """A dense real tensor that torch computes with, sharing memory where that can be."""
+    small = x.is_floating_point() and x.element_size() == 1
     for is_so, came, mend in (
         (x.is_nested, "a nested tensor", "Use torch.nested.to_padded_tensor(x, 0.0)."),
         (x.is_complex(), f"a tensor of {x.dtype}", "Use x.real or x.abs()."),
         (x.is_quantized, f"a tensor of {x.dtype}", "Use x.dequantize()."),
         (x.layout is not torch.strided, f"a tensor of layout {x.layout}", "Use x.to_dense()."),
+        (small, f"a tensor of {x.dtype}", "Use x.float()."),
         (x.is_meta, "a tensor on the meta device, without numbers", ""),
     ):
         if is_so:
@@ -50,6 +52,8 @@ def plain_array(x: Any, what: str) -> NDArray[Any]:
         array = np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise bad(what, f"an object of type {type(x).__name__}", "numbers", f"({error})") from None
+    if array.dtype == object and not isinstance(x, np.ndarray | list | tuple):
+        raise bad(what, f"an object of type {type(x).__name__}", "numbers")
     if array.dtype.kind not in "fiub":
         mend = "Use x.real or abs(x)." if array.dtype.kind == "c" else "Use x.astype(float)."
         raise bad(what, f"dtype {array.dtype}", "real numbers", mend)

@@ -81,9 +81,11 @@ def one_score_each(what: str, output: Any, n_rows: int) -> NDArray[np.float64]:
 
 
 def _dense(output: Tensor) -> Tensor:
+    small = output.is_floating_point() and output.element_size() == 1
     for is_so, what, method in (
         (output.is_nested, "a nested tensor", "to_padded_tensor(0.0)"),
         (output.is_complex(), f"a tensor of {output.dtype}", "abs()"),
+        (small, f"a tensor of {output.dtype}", "float()"),
         (output.is_quantized, f"a tensor of {output.dtype}", "dequantize()"),
         (output.layout is not torch.strided, f"a tensor of layout {output.layout}", "to_dense()"),
     ):

@@ -171,7 +171,10 @@ def _array_of(spec: Any) -> Any:
 def _numbers(spec: Any) -> Tensor:
     """A background of numbers as a tensor of float64."""
     try:
-        return torch.tensor(np.array(as_array(spec), dtype=np.float64))
-    except (TypeError, ValueError, RuntimeError):
+        array = as_array(spec)
+        if array.dtype.kind not in "fiubO" or np.ma.is_masked(spec):
+            raise TypeError(array.dtype)
+        return torch.tensor(array.astype(np.float64))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         came = repr(spec) if np.ndim(spec) == 0 else f"an object of type {type(spec).__name__}"
         raise bad("background", came, "numbers", _HOW) from None

@@ -19,6 +19,9 @@ import numpy as np
 __all__ = ["PatchShapError"]
 
 
+_LONGEST = 500  # letters of what came in a message
+
+
 class PatchShapError(ValueError):
     """A request that cannot be answered as it stands.
 
@@ -29,7 +32,10 @@ class PatchShapError(ValueError):
 
 def bad(what: str, came: object, expected: str, mend: str = "") -> PatchShapError:
     """Build the error for argument ``what``: what came, what was expected, how to mend it."""
-    message = f"{what}: got {came}; expected {expected}."
+    told = str(came)
+    if len(told) > _LONGEST:
+        told = f"{told[: _LONGEST - 50]} ... {told[-40:]}"
+    message = f"{what}: got {told}; expected {expected}."
     return PatchShapError(f"{message} {mend}".rstrip())
 
 
@@ -52,8 +58,7 @@ def check_whole(
 
 def check_amount(what: str, value: Any, limit: float = math.inf) -> None:
     """Raise unless ``value`` is a finite number of at least 0 and less than ``limit``."""
-    number = not isinstance(value, bool | str) and hasattr(value, "__float__")
-    if not number or not 0 <= float(value) < limit:
+    if not 0 <= _number(value) < limit:
         below = "" if limit == math.inf else f" and less than {limit:g}"
         raise bad(what, repr(value), f"a number of at least 0{below}")
 
@@ -70,6 +75,35 @@ def warnings_said(say: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         _said.reset(token)
+
+
+def check_positive(what: str, value: Any) -> None:
+    """Raise unless ``value`` is a number above 0."""
+    if not _number(value) > 0:
+        raise bad(what, repr(value), "a positive number")
+
+
+def _number(value: Any) -> float:
+    """The number, or NaN for what is none."""
+    of_many = isinstance(value, np.ndarray) and value.ndim
+    if isinstance(value, bool | np.bool_ | str | bytes) or of_many:
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return math.nan
+
+
+@contextmanager
+def raised_by(whose: str) -> Iterator[None]:
+    """Say in a note of an exception whose code raised it."""
+    try:
+        yield
+    except PatchShapError:
+        raise
+    except Exception as error:
+        error.add_note(f"Raised by {whose}.")
+        raise
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

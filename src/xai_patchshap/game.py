@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._arrays import as_array, as_tensor
 from ._memory import check_memory
 from ._outputs import as_scores
-from .errors import PatchShapError, bad, check_whole
+from .errors import PatchShapError, bad, check_whole, raised_by
 from .masking import CoalitionInputs
 
 __all__ = ["Game"]
@@ -175,8 +176,15 @@ class Game:
         """The link of values of the outputs that are kept."""
         if self.link is None:
             return values
-        with np.errstate(all="ignore"):
-            linked = np.asarray(self.link(values), dtype=np.float64)
+        with np.errstate(all="ignore"), raised_by("the link"):
+            given = self.link(values.copy())  # which may write into its argument
+        linked = as_array(as_tensor(given, "link")).astype(np.float64)
+        if linked.shape != values.shape:
+            raise bad(
+                "link",
+                f"an array of shape {linked.shape} from values of shape {values.shape}",
+                "a link that keeps the shape",
+            )
         n_explained = values.shape[1] - self.n_guides
         # Guides only steer: where the link is undefined for them, they keep still.
         linked[:, n_explained:] = np.nan_to_num(linked[:, n_explained:], posinf=0.0, neginf=0.0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ._outputs import as_scores
-from .errors import PatchShapError, bad
+from .errors import bad, raised_by
 
 __all__ = ["BatchModel", "vit_patch_size"]
 
@@ -100,14 +100,9 @@ class BatchModel:
 
     def __call__(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...] = ()) -> Tensor:
         """Outputs for one batch, as a tensor of whatever shape."""
-        try:
+        given = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
+        with raised_by(f"the model, which was given {given}"):
             output = self._output(inputs, extra)
-        except PatchShapError:
-            raise
-        except Exception as error:
-            given = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
-            error.add_note(f"Raised by the model, which was given {given}.")
-            raise
         return as_scores(output)
 
     def _output(self, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Any:

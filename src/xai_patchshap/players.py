@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import as_array
-from .errors import PatchShapError, bad, check_whole
+from .errors import PatchShapError, bad, check_whole, raised_by
 from .superpixels import slic
 
 __all__ = ["Players", "PlayersSpec", "grid_players", "mask_players", "resolve_players"]
@@ -25,9 +25,10 @@ PlayersSpec: TypeAlias = (
     "int | str | tuple[int, int] | ArrayLike | Callable[[NDArray[Any]], ArrayLike] | None"
 )
 
-_GRID = re.compile(r"(\d+)x(\d+)")
-_PATCH = re.compile(r"patch:?(\d+)")
-_SLIC = re.compile(r"slic(?::(\d+))?")
+# Up to nine digits: no image is larger.
+_GRID = re.compile(r"(\d{1,9})x(\d{1,9})")
+_PATCH = re.compile(r"patch:?(\d{1,9})")
+_SLIC = re.compile(r"slic(?::(\d{1,9}))?")
 _HOW = (
     "Players can be a grid as (rows, columns) or '7x7', a patch size in pixels as 16 or "
     "'patch:16', superpixels as 'slic:200' or slic(200, ...), an integer mask (H, W), or a "
@@ -98,7 +99,7 @@ def grid_players(
         raise PatchShapError(f"players: got patch={patch} and grid={grid}; give only one of them.")
     if patch is not None:
         ph, pw = _two_sizes("patch", patch)
-        rows, cols = np.arange(height) // ph, np.arange(width) // pw
+        rows, cols = np.arange(height) // min(ph, height), np.arange(width) // min(pw, width)
     else:
         if grid is None:
             # About 49 square patches, whatever the aspect ratio.
@@ -254,6 +255,8 @@ def resolve_players(
     if _is_grid(spec):
         return grid_players(height, width, grid=_two_sizes("players", spec))
     if callable(spec):
-        return mask_players(spec(image), (height, width))
+        with raised_by("the function that makes players"):
+            made = spec(image)
+        return mask_players(made, (height, width))
     check_players(spec)
     return mask_players(as_array(spec), (height, width))

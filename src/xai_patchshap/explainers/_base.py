@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import shap
@@ -44,21 +44,10 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
     ) -> None:
         if seed is not None:
             check_whole("seed", seed, 0, mend="None draws a new seed for each call.")
-        for what, names in (("output_names", output_names), ("feature_names", feature_names)):
-            if isinstance(names, str | bytes):
-                raise bad(what, f"the text {names!r}", "a list of names", f"Use [{names!r}].")
+        if not callable(link):
+            raise bad("link", repr(link), "a function, as shap.links.logit")
         own_masker = masker is not None
-        if masker is None:
-            masker = PatchMasker()
-        elif isinstance(masker, shap.maskers.Masker) and not isinstance(masker, PatchMasker):
-            raise bad(
-                "masker",
-                f"shap.maskers.{type(masker).__name__}",
-                "a PatchMasker, or a background to build one from",
-                "PatchMasker(background='blur') hides patches behind a blurred copy, for example.",
-            )
-        elif not isinstance(masker, PatchMasker):
-            masker = PatchMasker(background=masker)
+        masker = self._checked_masker(masker)
         model = self._taken(model)
         PerturbationAttribution.__init__(self, model)
         shap.Explainer.__init__(
@@ -67,8 +56,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             masker,
             link=link,
             algorithm=algorithm,
-            output_names=None if output_names is None else list(output_names),
-            feature_names=None if feature_names is None else list(feature_names),
+            output_names=_names("output_names", output_names),
+            feature_names=_names("feature_names", feature_names),
             linearize_link=linearize_link,
         )
         self.seed, self.autocast = seed, autocast
@@ -84,7 +73,20 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
 
     @masker.setter
     def masker(self, masker: Any) -> None:
-        self._masker, self._own_masker = masker, True
+        self._masker, self._own_masker = self._checked_masker(masker), masker is not None
+
+    def _checked_masker(self, masker: Any) -> PatchMasker:
+        """The masker, or the one that a background or None stands for."""
+        if isinstance(masker, PatchMasker):
+            return masker
+        if isinstance(masker, shap.maskers.Masker):
+            raise bad(
+                "masker",
+                f"shap.maskers.{type(masker).__name__}",
+                "a PatchMasker, or a background to build one from",
+                "PatchMasker(background='blur') hides patches behind a blurred copy, for example.",
+            )
+        return PatchMasker() if masker is None else PatchMasker(background=masker)
 
     @staticmethod
     def _taken(model: Any) -> Any:
@@ -158,3 +160,18 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             if not s.load("own_masker"):
                 kwargs["masker"] = None
         return kwargs
+
+
+def _names(what: str, names: Any) -> list[Any] | None:
+    """Names in their order as a list, or an error."""
+    if names is None:
+        return None
+    if isinstance(names, str | bytes):
+        raise bad(what, f"the text {names!r}", "a list of names", f"Use [{names!r}].")
+    if isinstance(names, set | frozenset) or not isinstance(names, Iterable):
+        raise bad(what, f"an object of type {type(names).__name__}", "a list of names")
+    listed = list(names)
+    for name in listed:
+        if isinstance(name, Iterable) and not isinstance(name, str | bytes):
+            raise bad(what, f"the name {name!r}", "a list of texts")
+    return listed

@@ -22,12 +22,12 @@ __all__ = ["as_labels", "baseline_tensors", "check_inputs", "mask_tensors", "sel
 _LARGEST_ID = 10**7
 
 
-def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
+def check_inputs(inputs: Any, name: str = "inputs") -> tuple[Tensor, ...]:
     """The inputs as a tuple of tensors that share a batch size, or an error."""
     given = inputs if isinstance(inputs, tuple) else (inputs,)
-    tensors = []
+    tensors: list[Tensor] = []
     for i, x in enumerate(given):
-        what = f"inputs[{i}]" if len(given) > 1 else "inputs"
+        what = f"{name}[{i}]" if len(given) > 1 else name
         if not isinstance(x, Tensor):
             mend = "torch.as_tensor(x) makes one of an array."
             if isinstance(x, list):
@@ -39,13 +39,13 @@ def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
             raise bad(what, "a tensor without axes", "a batch (N, ...)", "Use x[None].")
         if len(x) == 0:
             raise bad(what, f"an empty batch of shape {tuple(x.shape)}", "at least one example")
-        if len(x) != len(given[0]):
-            raise bad(what, f"{len(x)} examples", f"{len(given[0])} like inputs[0]")
+        if tensors and len(x) != len(tensors[0]):
+            raise bad(what, f"{len(x)} examples", f"{len(tensors[0])} like {name}[0]")
         if x.is_floating_point() and torch.isnan(x).any():
             raise bad(what, "NaN", "numbers", "torch.nan_to_num(x) replaces NaN.")
         tensors.append(x)
     if not sum(x.numel() for x in tensors):
-        raise bad("inputs", "no elements", "at least one element to explain")
+        raise bad(name, "no elements", "at least one element to explain")
     return tuple(tensors)
 
 
@@ -148,11 +148,15 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
             target = [target[i] for i in examples.tolist()]
         elif isinstance(target, Tensor) and target.numel() > 1:
             target = target[examples.to(target.device)]
-    if isinstance(target, Tensor):
-        target = target.to(output.device)
     try:
+        if isinstance(target, bool):
+            raise TypeError("True and False are no indices")
+        if isinstance(target, Tensor):
+            target = plain_tensor(target, "target").to(output.device)
         return _select_targets(output, target)
-    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+    except PatchShapError:
+        raise
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise bad(
             "target",
             f"{target!r} for an output of shape {tuple(output.shape)}",
@@ -174,6 +178,28 @@ def target_columns(output: Any, target: Any) -> NDArray[np.int64] | None:
     return np.asarray(select_target(columns, target, None).reshape(len(output), -1).cpu())
 
 
+def one_each(selected: Any, target: Any, n: int) -> Tensor:
+    """Selected outputs as one number for each of n examples, or for all; float64."""
+    vector = as_vector(selected).double()
+    if vector.dim() != 1 or len(vector) not in (1, n):
+        raise bad(
+            "target",
+            f"{target!r}, which leaves outputs of shape {tuple(selected.shape)}",
+            f"a choice of one output for each of the {n} examples",
+        )
+    return vector
+
+
+def check_attributions(given: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
+    """Raise unless attributions have the inputs' shapes, or those of one example."""
+    shapes, expected = [tuple(a.shape) for a in given], [tuple(x.shape) for x in inputs]
+    fit = len(shapes) == len(expected) and all(
+        a[1:] == x[1:] and a[0] in (1, x[0]) for a, x in zip(shapes, expected, strict=True)
+    )
+    if not fit:
+        raise bad("attributions", f"shapes {shapes}", f"those of the inputs, {expected}")
+
+
 def with_guides(selected: Any, output: Any, guides: Tensor | None, examples: Tensor | None) -> Any:
     """The selected output (B,) with the guide outputs of each row's example behind it."""
     if guides is None:
@@ -189,10 +215,16 @@ def matched(extra: tuple[Any, ...], examples: Tensor | None, n: int) -> tuple[An
     """Additional forward arguments for rows that stem from ``examples`` of a batch of n."""
     if examples is None:
         return extra
-    return tuple(
-        a[examples.to(a.device)] if isinstance(a, Tensor) and a.dim() and len(a) == n else a
-        for a in extra
-    )
+    return tuple(_rows(a, examples, n) if isinstance(a, Tensor) else a for a in extra)
+
+
+def _rows(a: Tensor, examples: Tensor, n: int) -> Tensor:
+    try:
+        return a.index_select(0, examples.to(a.device)) if a.dim() and a.size(0) == n else a
+    except (RuntimeError, NotImplementedError) as error:
+        came = "a nested tensor" if a.is_nested else f"a tensor of {a.dtype} and {a.layout}"
+        expected = "tensors whose rows can be matched to the examples"
+        raise bad("additional_forward_args", came, expected, f"({error!s:.100})") from None
 
 
 def spread_coefficients(

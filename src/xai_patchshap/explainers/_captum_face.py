@@ -241,7 +241,8 @@ class CaptumFace(Runner):
         Tensor of shape (N,)
         """
         end = _captum.check_inputs(end_point)
-        given = _captum.check_inputs(attributions)
+        given = _captum.check_inputs(attributions, "attributions")
+        _captum.check_attributions(given, end)
         masks, _ = self._players_and_backgrounds(end, start_point, feature_mask)
         start = tuple(
             b[0].expand_as(x)
@@ -251,7 +252,9 @@ class CaptumFace(Runner):
         model = BatchModel(self.forward_func, autocast=self.autocast)
         with model.running():
             values = [
-                _captum.as_vector(_captum.select_target(model(x, extra), target, None)).double()
+                _captum.one_each(
+                    _captum.select_target(model(x, extra), target, None), target, len(end[0])
+                )
                 for x in (end, start)
             ]
         total = _captum.sum_over_players(given, masks)

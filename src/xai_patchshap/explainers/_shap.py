@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._arrays import as_array, as_tensor
 from ..backgrounds import Layout
-from ..errors import PatchShapError, bad
+from ..errors import PatchShapError, bad, check_whole, raised_by
 from ..estimators import Estimate
 from ..masking import layout_of, player_means
 from ..players import Players
@@ -85,6 +85,8 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     """Check a batch and bring it into the form that the model wants."""
     columns = getattr(x, "columns", None)  # of a pandas DataFrame
     given = _stacked(x)
+    tensor = as_tensor(given, "images")
+    given = given if isinstance(given, Tensor) else np.asarray(given)
     dtype: np.dtype[Any] | torch.dtype | None = given.dtype
     if isinstance(dtype, np.dtype):
         dtype = dtype.newbyteorder("=")
@@ -101,7 +103,6 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
         )
     if not len(given) or 0 in given.shape:
         raise bad("images", f"an empty batch of shape {tuple(given.shape)}", "at least one example")
-    tensor = as_tensor(given, "images")
     if isinstance(given, Tensor) and tensor.dtype == given.dtype:
         dtype = None
     if tensor.is_floating_point() and torch.isnan(tensor).any():
@@ -120,12 +121,16 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
 
 
-def _stacked(x: Any) -> Tensor | NDArray[Any]:
-    """A batch as one tensor or array; a list of images of one size is a batch too."""
-    if isinstance(x, Tensor):
+def _stacked(x: Any) -> Any:
+    """A batch as one tensor or what numpy makes an array of; a list of images is a batch too."""
+    if not isinstance(x, list | tuple):
         return x
-    if isinstance(x, list | tuple) and len({tuple(np.shape(image)) for image in x}) > 1:
-        shapes = ", ".join(str(tuple(np.shape(image))) for image in x[:3])
+    for image in x:
+        if isinstance(image, Tensor | np.ma.MaskedArray):
+            as_tensor(image, "images")  # which refuses what cannot be stacked
+    each = [_shape(image) for image in x]
+    if len(set(each)) > 1:
+        shapes = ", ".join(map(str, each[:3]))
         raise bad(
             "images",
             f"a {type(x).__name__} of arrays of different shapes: {shapes}",
@@ -133,9 +138,16 @@ def _stacked(x: Any) -> Tensor | NDArray[Any]:
             "Explain images of different sizes one by one, and a model of several inputs by "
             "attribute((x1, x2)).",
         )
-    if isinstance(x, list | tuple) and x and all(isinstance(image, Tensor) for image in x):
+    if x and all(isinstance(image, Tensor) for image in x):
         return torch.stack(tuple(x))
-    return x if isinstance(x, np.ndarray) else np.asarray(x)
+    return x
+
+
+def _shape(image: Any) -> tuple[int, ...] | str:
+    try:
+        return tuple(np.shape(image))
+    except (TypeError, ValueError, RuntimeError):
+        return "one that is no array"
 
 
 def choose_outputs(
@@ -153,14 +165,14 @@ def choose_outputs(
         key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)
         if key is None:
             raise bad("output_rank_order", repr(outputs.order), "'max', 'min' or 'max_abs'")
-        if not 1 <= outputs.n <= n_outputs:
-            raise bad("ranked_outputs", outputs.n, f"1 to {n_outputs}, the outputs of the model")
+        check_whole("ranked_outputs", outputs.n, 1, n_outputs)
         return np.argsort(key, axis=1, kind="stable")[:, : outputs.n]
     if isinstance(outputs, OpChain):
-        rows = [np.atleast_1d(outputs.apply(shap.Explanation(f)).values) for f in full]
-        index = np.stack(rows)
+        with raised_by("the operations in outputs"):
+            rows = [np.atleast_1d(outputs.apply(shap.Explanation(f)).values) for f in full]
+            index = np.stack(rows)
     else:
-        index = np.asarray(outputs)
+        index = as_array(as_tensor(outputs, "outputs"))
         index = np.broadcast_to(np.atleast_1d(index), (n, index.size)) if index.ndim < 2 else index
     if index.ndim != 2 or len(index) != n or not index.size or index.dtype.kind not in "iu":
         raise bad(

@@ -152,7 +152,7 @@ class ShapFace(Runner):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """One row, in the dictionary that ``shap.Explainer.__call__`` assembles."""
-        rows = tuple(a[None] for a in row_args)
+        rows = tuple(a[None] if isinstance(a, np.ndarray) else [a] for a in row_args)
         result = self._explain(rows, max_evals, batch_size, outputs, silent)
         explanation = _shap.element_explanation(result, error_bounds)
         shape = result.images.data.shape[1:]

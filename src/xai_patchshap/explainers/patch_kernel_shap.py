@@ -8,7 +8,7 @@ from typing import Any
 import shap
 import torch
 
-from ..errors import bad
+from ..errors import bad, check_positive
 from ..estimators import SHAPLEY_ESTIMATORS, check_sampling, shapley_estimator
 from ._sampled import SampledExplainer
 
@@ -122,8 +122,8 @@ class PatchKernelShap(SampledExplainer):
         check_sampling(sampling, estimator)
         if estimator not in SHAPLEY_ESTIMATORS:
             raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
-        if tolerance is not None and not tolerance > 0:
-            raise bad("tolerance", tolerance, "a positive number, or None")
+        if tolerance is not None:
+            check_positive("tolerance", tolerance)
         super().__init__(
             model,
             masker,

@@ -15,6 +15,7 @@ from captum.log import log_usage
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._arrays import plain_array
 from ..amortized import ShapleyViT, load_explainer
 from ..amortized.predicted_game import PredictedGame, Prediction
 from ..errors import bad
@@ -141,12 +142,6 @@ class ViTShapleyAmortized(PatchExplainer):
             linearize_link,
             algorithm,
         )
-        if not self.masker.drops_tokens:
-            raise bad(
-                "masker",
-                "one with a background",
-                "PatchMasker(background='drop'): the surrogate does without hidden patches",
-            )
         self.refine, self.sampling = int(refine), sampling
         self._pass = _OnePass(model)
 
@@ -163,6 +158,18 @@ class ViTShapleyAmortized(PatchExplainer):
                 "explain_image explains any other model.",
             )
         return model
+
+    def _checked_masker(self, masker: Any) -> PatchMasker:
+        checked = super()._checked_masker(masker)
+        given = checked.background
+        each = given if isinstance(given, list) else [given]
+        if not all(isinstance(b, str) and b == "drop" for b in each):
+            raise bad(
+                "masker",
+                "one with a background",
+                "PatchMasker(background='drop'): the surrogate does without hidden patches",
+            )
+        return checked
 
     @classmethod
     def get_name(cls) -> str:
@@ -237,12 +244,16 @@ class ViTShapleyAmortized(PatchExplainer):
         if start_point is not None:
             raise bad("start_point", "some", "None: the surrogate does without hidden patches")
         _check_floats(end_point)
-        (end,), given = _captum.check_inputs(end_point), _captum.check_inputs(attributions)
+        (end, *others) = _captum.check_inputs(end_point)
+        if others:
+            raise bad("end_point", f"{1 + len(others)} tensors", "a single tensor of images")
+        given = _captum.check_inputs(attributions, "attributions")
+        _captum.check_attributions(given, (end,))
         masks, _ = self._players_and_backgrounds((end,), None, feature_mask)
         full = self.model.whole_images(end)
-        gap = _captum.select_target((full - self.model.null).double(), target, None)
+        gap = _captum.select_target(full - self.model.null, target, None)
         total = _captum.sum_over_players(given, masks)
-        difference: Tensor = _captum.as_vector(gap)
+        difference = _captum.one_each(gap, target, len(end))
         return total - difference.to(total.device)
 
     def _explain(self, args: tuple[Any, ...], *options: Any, **more: Any) -> _shap.Result:
@@ -384,7 +395,7 @@ def _check_floats(x: Any) -> None:
     if isinstance(x, Tensor):
         is_whole = not x.is_floating_point() and not x.is_complex()
     else:
-        x = np.asarray(x)
+        x = plain_array(x, "images")
         is_whole = x.dtype.kind in "iub"
     if is_whole:
         raise bad(
