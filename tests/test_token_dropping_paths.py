@@ -515,7 +515,7 @@ REFUSED = {
     ),
     "a head that knows the grid": (
         lambda: Flat(),
-        "RuntimeError .* once tokens had left",
+        "RuntimeError .* where tokens leave",
     ),
     "a convolution beside it": (Ensemble, "outputs that are NaN where patches are hidden"),
     "code that swallows errors": (lambda: Reads(vit(size=48), swallows), "hidden in part"),
@@ -547,11 +547,37 @@ REFUSED = {
         lambda: Reads(vit(size=32), lambda v, x: v(x[:, :, :32, :32]) + v(x[:, :, 32:, 32:])),
         "runs several times, on views that hide different parts|different numbers of patches",
     ),
+    "statistics in a later view": (
+        lambda: Reads(vit(), lambda v, x: v(x) + v(x - x.mean((1, 2, 3), keepdim=True))),
+        "runs several times, on views that hide different parts",
+    ),
+    "NaN replaced in a later view": (
+        lambda: Reads(vit(), lambda v, x: v(x) + v(x.nan_to_num())),
+        "runs several times, on views that hide different parts",
+    ),
+    "a user's hook that mixes pixels": (
+        lambda: hooked(lambda x: x - x.mean((1, 2, 3), keepdim=True)),
+        "hooks or methods change which pixels are hidden",
+    ),
+    "a user's hook that replaces NaN": (
+        lambda: hooked(torch.nan_to_num),
+        "hooks or methods change which pixels are hidden",
+    ),
+    "vmap": (
+        lambda: Reads(vit(), lambda v, x: torch.vmap(lambda row: v(row[None])[0])(x)),
+        "RuntimeError .* where tokens leave|for hidden pixels",
+    ),
     "trained pixels": (
         lambda: Reads(vit(), lambda v, x: v(x * nn.Parameter(torch.ones(1)))),
         "trained weights before the transformer",
     ),
 }
+
+
+def hooked(change):
+    model = vit()
+    model.register_forward_pre_hook(lambda _, given: (change(given[0]),))
+    return model
 
 
 class Flat(nn.Module):

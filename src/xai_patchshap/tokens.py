@@ -188,8 +188,7 @@ class TokenDropping(nn.Module):
         # A DataParallel would run the transformer in threads of its own.
         model = self.model.module if isinstance(self.model, nn.DataParallel) else self.model
         shape = tuple(x.shape[1:])
-        bare = model is self.transformer and type(model).__module__.startswith(_LIBRARIES)
-        if 0 < share < 1 and not bare and shape not in self._known_ways:
+        if 0 < share < 1 and not _is_bare(model) and shape not in self._known_ways:
             self._look_at_the_way(model, x[:1], _first_row(extra, len(x)))
             self._known_ways.add(shape)
         out = self._dropped(model, x, extra, share, pools=False)
@@ -214,22 +213,24 @@ class TokenDropping(nn.Module):
         self, model: nn.Module, x: Tensor, extra: tuple[Any, ...], share: float, *, pools: bool
     ) -> Any:
         """The model's output, or the error that it ended in because tokens left."""
-        dropper = _Dropper(self.transformer, share, pools=pools, trains_before=x.requires_grad)
+        vit = self.transformer
+        bare = _is_bare(model)
+        dropper = _Dropper(vit, share, pools=pools, trains_before=x.requires_grad, bare=bare)
         try:
             with dropper:
                 out = model(x.clone(), *extra)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             if dropper.failure is not None:
                 raise dropper.failure from None
-            if not share or not dropper.n_dropped:
+            if not share:
                 raise
             with torch.no_grad():
                 model(x.nan_to_num(), *extra)  # raises where the reason is another one
             refused = bad(
                 "model",
-                f"{type(error).__name__} ({_first_line(error)}) once tokens had left the sequence",
+                f"{type(error).__name__} ({_first_line(error)}) where tokens leave the sequence",
                 "a head that reads any number of tokens",
                 _PLACES,
             )
@@ -238,7 +239,7 @@ class TokenDropping(nn.Module):
         if dropper.failure is not None:
             raise dropper.failure
         if share:
-            dropper.check_that_it_ran(model is self.transformer or share == 1)
+            dropper.check_that_it_ran(bare or share == 1)
         return out
 
     def _look_at_the_way(self, model: nn.Module, x: Tensor, extra: tuple[Any, ...]) -> None:
@@ -248,7 +249,8 @@ class TokenDropping(nn.Module):
         try:
             marked = _arriving(model, self.transformer, x, extra)
             other = torch.where(hidden, 0.0, torch.nan).to(x.dtype)
-            opposite = _arriving(model, self.transformer, other, extra)
+            a = marked.isnan()
+            b = _arriving(model, self.transformer, other, extra).isnan()
         except Exception as error:
             raise bad(
                 "model",
@@ -256,7 +258,6 @@ class TokenDropping(nn.Module):
                 "a model that hands them to its transformer as they are",
                 f"Take the check out of the model, or {_BACKGROUND}",
             ) from error
-        a, b = marked.isnan(), opposite.isnan()
         if a.shape != b.shape or a.shape != black.shape or not bool((a | b).any()):
             raise bad(
                 "model",
@@ -305,16 +306,19 @@ class _Dropper:
     leave where the first module behind the position embedding is called.
     """
 
-    def __init__(self, vit: Any, share: float, *, pools: bool, trains_before: bool) -> None:
-        self.vit, self.share, self.pools = vit, share, pools
+    def __init__(
+        self, vit: Any, share: float, *, pools: bool, trains_before: bool, bare: bool
+    ) -> None:
+        self.vit, self.share, self.pools, self.bare = vit, share, pools, bare
         self.trains_before = trains_before
         self.thread = threading.get_ident()
         self.failure: Exception | None = None
         self.n_calls = self.n_dropped = 0
         self.tokens: _Tokens | None = None
-        # Whether the tokens of this call are no patch's, and whether a stand-in is among them.
-        self.empty = self.stands_in = False
+        # Whether no patch is shown in this call of the transformer.
+        self.empty = False
         self.embed: Any = _embedding(vit)
+        self.pads = bool(getattr(self.embed, "dynamic_img_pad", False))
         if hasattr(vit, "patch_embed"):
             self.before, self.norm = vit.patch_drop, vit.norm
             self.blocks, self.n_prefix = vit.blocks, int(vit.num_prefix_tokens)
@@ -375,9 +379,25 @@ class _Dropper:
             raise self._lost()
         image, *rest = arguments
         self.n_calls += 1
-        self.empty = self.stands_in = False
+        self.empty = False
+        patch = self._patch_size_of(image)
+        if not self.share:
+            return None
         nan = image.isnan()
-        hidden = self._hidden_patches(image, nan)
+        hidden = self._hidden_patches(nan, patch)
+        other_share = abs(float(nan.float().mean()) - self.share) > 1e-4
+        if other_share and self.n_calls > 1:
+            raise self._failed(
+                "a transformer that runs several times, on views that hide different parts",
+                "views that hide as much as the images do",
+                f"Run the transformer on whole images, or {_BACKGROUND}",
+            )
+        if other_share and self.bare:
+            raise self._failed(
+                "a transformer whose hooks or methods change which pixels are hidden",
+                "one that is given the images as they are",
+                f"Change the images before the explainer, or {_BACKGROUND}",
+            )
         if not bool(hidden.any()):
             return None
         if image.requires_grad and not self.trains_before:
@@ -385,12 +405,6 @@ class _Dropper:
                 "trained weights before the transformer, whose gradients would be NaN",
                 "trained weights inside the transformer or behind it",
                 "Freeze what stands before it: call requires_grad_(False) on these modules.",
-            )
-        if self.n_calls > 1 and abs(float(nan.float().mean()) - self.share) > 1e-4:
-            raise self._failed(
-                "a transformer that runs several times, on views that hide different parts",
-                "views that hide as much as the images do",
-                f"Run the transformer on whole images, or {_BACKGROUND}",
             )
         counts = (~hidden).sum(1)
         if bool((counts != counts[0]).any()):
@@ -400,7 +414,6 @@ class _Dropper:
         self.empty = not bool(counts[0])
         if self.empty and not self.n_prefix:
             # No sequence is empty: one token stands in, whose features are set to zero.
-            self.stands_in = True
             shown[:, 0] = True
         places = shown.nonzero()[:, 1].reshape(len(shown), -1) + self.n_prefix
         prefix = torch.arange(self.n_prefix, device=places.device).expand(len(shown), -1)
@@ -408,28 +421,33 @@ class _Dropper:
         self.tokens = _Tokens(torch.cat([prefix, places], dim=1), n_all)
         return (image.nan_to_num(0.0, torch.inf, -torch.inf), *rest)
 
-    def _hidden_patches(self, image: Tensor, nan: Tensor) -> Tensor:
-        """Which patches of the transformer's own image are hidden, bool (B, patches)."""
-        height, width = vit_patch_size(self.vit) or (1, 1)
-        pads = bool(getattr(self.embed, "dynamic_img_pad", False))
+    def _patch_size_of(self, image: Tensor) -> tuple[int, int]:
+        """Patch size in pixels, for images that the transformer can take."""
+        patch = vit_patch_size(self.vit) or (1, 1)
         size = tuple(image.shape[2:])
         if hasattr(self.vit, "image_size"):
             right = size == (self.vit.image_size,) * 2
         elif getattr(self.embed, "strict_img_size", False) and self.embed.img_size:
             right = size == tuple(self.embed.img_size)
         else:
-            right = pads or not (size[0] % height or size[1] % width)
+            right = self.pads or not any(n % p for n, p in zip(size, patch, strict=False))
         if image.dim() != 4 or not right:
-            self.failure = _wrong_size(image, (height, width))
+            self.failure = _wrong_size(image, patch)
             raise self.failure
+        return patch
+
+    def _hidden_patches(self, nan: Tensor, patch: tuple[int, int]) -> Tensor:
+        """Which patches of the transformer's own image are hidden, bool (B, patches)."""
+        height, width = patch
+        size = tuple(nan.shape[2:])
         every, some = (reduce(f, nan.unbind(1)) for f in (torch.logical_and, torch.logical_or))
-        if pads:
+        if self.pads:
             pad = (0, -size[1] % width, 0, -size[0] % height)
             every, some = (
                 nn.functional.pad(m[:, None].float(), pad, mode="replicate")[:, 0] > 0
                 for m in (every, some)
             )
-        cells = (len(image), every.shape[1] // height, height, every.shape[2] // width, width)
+        cells = (len(nan), every.shape[1] // height, height, every.shape[2] // width, width)
         hidden = every.reshape(cells).all(4).all(2)
         if bool((some.reshape(cells).any(4).any(2) & ~hidden).any()):
             self.failure = bad(
@@ -524,6 +542,12 @@ def _wrong_size(images: Tensor, patch: tuple[int, int]) -> PatchShapError:
     )
 
 
+def _is_bare(model: nn.Module) -> bool:
+    """Whether the model is a transformer as its library made it, with nothing before it."""
+    kind = type(model)
+    return kind.__module__.startswith(_LIBRARIES) and "VisionTransformer" in kind.__name__
+
+
 def _first_line(error: Exception) -> str:
     return f"{error!s:.120}".partition("\n")[0]
 
@@ -558,7 +582,7 @@ def _arriving(model: nn.Module, vit: Any, x: Tensor, extra: tuple[Any, ...]) -> 
     finally:
         handle.remove()
     if not images:
-        _Dropper(vit, 1.0, pools=False, trains_before=False).check_that_it_ran(True)
+        _Dropper(vit, 1.0, pools=False, trains_before=False, bare=False).check_that_it_ran(True)
     image: Tensor = images[0]
     return image
 
