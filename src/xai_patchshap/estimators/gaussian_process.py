@@ -81,7 +81,7 @@ def halves(
     odd: Floats,
     even: Floats,
     parameters: Floats,
-    factors: tuple[Floats, Floats] | None = None,
+    factors: tuple[Factor, Factor] | None = None,
 ) -> tuple[HalfGame, HalfGame]:
     """The odd and the even halves of the games of K outputs.
 
@@ -91,7 +91,7 @@ def halves(
         As :func:`~._evidence.learned` takes them.
     parameters : ndarray (n + 5,)
         Its result, perhaps of other outputs.
-    factors : tuple of two ndarray (p, p), optional
+    factors : tuple of two Factor, optional
         Of :func:`factors_of`, for games that share them.
     """
     n = signs.shape[1]
@@ -103,11 +103,28 @@ def halves(
     return found[0], found[1]
 
 
-def factors_of(signs: Floats, parameters: Floats) -> tuple[Floats, Floats]:
-    """Cholesky factors of the kernels of the odd and the even half."""
+@dataclass(frozen=True)
+class Factor:
+    """Cholesky factor (p, p) of a kernel, and what all outputs have from it."""
+
+    lower: Floats
+
+    @cached_property
+    def left_out(self) -> tuple[NDArray[np.intp], Floats]:
+        """Some pairs, and their entries on the diagonal of the inverse of the kernel."""
+        p = len(self.lower)
+        rows = np.unique(np.linspace(1, p - 1, min(_LEFT_OUT, p - 1)).astype(int))
+        columns = np.zeros((p, len(rows)))
+        columns[rows, np.arange(len(rows))] = 1.0
+        columns = solve_triangular(self.lower, columns, lower=True, check_finite=False)
+        return rows, np.square(columns).sum(axis=0)
+
+
+def factors_of(signs: Floats, parameters: Floats) -> tuple[Factor, Factor]:
+    """Factors of the kernels of the odd and the even half."""
     n = signs.shape[1]
     odd, even = (
-        _factor(partial(covariance, parameters[own(n, is_odd)], signs, is_odd))
+        Factor(_factor(partial(covariance, parameters[own(n, is_odd)], signs, is_odd)))
         for is_odd in (True, False)
     )
     return odd, even
@@ -128,8 +145,8 @@ class HalfGame:
         Logarithms of the strengths c, of the variance of the linear part (of the odd half)
         and of that of the rough part; the flare.
     scale : ndarray (K,)
-    factor : ndarray (p, p), optional
-        Cholesky factor of the kernel, if it is known.
+    factor : Factor, optional
+        Of the kernel, if it is known.
     """
 
     signs: Floats
@@ -137,7 +154,7 @@ class HalfGame:
     odd: bool
     parameters: Floats
     scale: Floats
-    factor: Floats | None = None
+    factor: Factor | None = None
 
     @cached_property
     def _additive(self) -> tuple[NDArray[np.bool_], Floats, Floats]:
@@ -162,27 +179,17 @@ class HalfGame:
         """Cholesky factor of the kernel, its solution for y, and the most likely amplitudes."""
         factor = self.factor
         if factor is None:
-            factor = _factor(partial(covariance, self.parameters, self.signs, self.odd))
-        alpha = cho_solve((factor, True), self.y, check_finite=False)
-        amplitude = np.maximum(np.einsum("pk,pk->k", self.y, alpha), 0.0) / len(self.y)
-        likely = np.maximum(amplitude, self._left_out(factor, alpha))
-        return factor, alpha, _WIDENING * likely
-
-    def _left_out(self, factor: Floats, alpha: Floats) -> Floats:
-        """Mean squared error, over its variance, of pairs predicted from all others.
-
-        It is 1 where the model is right, and more where its intervals are too narrow.
-        """
-        p = len(alpha)
-        if p < 2:
-            return np.zeros(alpha.shape[1])
-        rows = np.unique(np.linspace(1, p - 1, min(_LEFT_OUT, p - 1)).astype(int))
-        columns = np.zeros((p, len(rows)))
-        columns[rows, np.arange(len(rows))] = 1.0
-        columns = solve_triangular(factor, columns, lower=True, check_finite=False)
-        inverse = np.square(columns).sum(axis=0)
-        error: Floats = np.mean(np.square(alpha[rows]) / inverse[:, None], axis=0)
-        return error
+            made = partial(covariance, self.parameters, self.signs, self.odd)
+            factor = Factor(_factor(made))
+        alpha = cho_solve((factor.lower, True), self.y, check_finite=False)
+        likely = np.maximum(np.einsum("pk,pk->k", self.y, alpha), 0.0) / len(self.y)
+        if len(alpha) > 1:
+            # Mean squared error, over its variance, of pairs predicted from all others: 1 where
+            # the model is right, and more where its intervals are too narrow.
+            rows, inverse = factor.left_out
+            error = np.mean(np.square(alpha[rows]) / inverse[:, None], axis=0)
+            likely = np.maximum(likely, error)
+        return factor.lower, alpha, _WIDENING * likely
 
     def functional(
         self, nodes: Floats, weights: Floats, table: Floats, members: NDArray[np.int64]
