@@ -296,6 +296,8 @@ class PerImageExplanation(shap.Explanation):
         **kept: Any,
     ) -> None:
         super().__init__(values, base, data, error_std=error_std, **kept)
+        if not self.output_dims:  # without base values shap sees no axis of outputs
+            self.output_dims = (np.ndim(values) - 1,)
         self.output_names = Obj(names, [0, *self.output_dims])
 
     def __copy__(self) -> PerImageExplanation:
