@@ -227,8 +227,9 @@ def _listing_ours() -> Iterator[None]:
     except PatchShapError:
         raise
     except InvalidAlgorithmError as error:
+        name = str(error).rpartition(": ")[2].rstrip("!")
         raise UnknownAlgorithmError(
-            f"algorithm: {str(error).rstrip('!')}; expected 'auto', one of xai_patchshap's "
+            f"algorithm: got {name!r}; expected 'auto', one of xai_patchshap's "
             f"{tuple(_OURS)}, or one of shap's {_SHAPS}."
         ) from None
 

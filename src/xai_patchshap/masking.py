@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ._arrays import as_array, as_tensor
 from .backgrounds import Layout, background_tensor, check_background
-from .errors import PatchShapError, bad, check_whole
-from .hierarchy import axis_tree, bpt_tree
+from .errors import PatchShapError, bad, check_whole, rename
+from .hierarchy import axis_tree, bpt_tree, linkage_tree
 from .players import (
     Players,
     PlayersSpec,
@@ -235,6 +235,11 @@ class PatchMasker(shap.maskers.Masker):
                 )
             self.clustering: Any = trees[clustering]
         elif clustering is not None:
+            try:
+                linkage_tree(clustering)
+            except PatchShapError as error:
+                rename(error, {"hierarchy": "clustering"})
+                raise
             self.clustering = np.asarray(clustering, dtype=np.float64)
         self._last: tuple[tuple[Any, ...], NDArray[Any], CoalitionInputs, Players] | None = None
         specs = background if isinstance(background, list) else [background]
@@ -392,7 +397,7 @@ class PatchMasker(shap.maskers.Masker):
         image = as_array(x)
         if image.ndim != 3:
             raise bad("clustering", f"'bpt' for an input of shape {image.shape}", "an image")
-        batch = x[None]
+        batch = as_tensor(x, "x")[None] if isinstance(x, Tensor) else np.asarray(x)[None]
         if layout_of(batch, self.layout) == "NCHW":
             image = np.moveaxis(image, 0, -1)
         return bpt_tree(image, self._one(x)[1].labels).linkage

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ._outputs import as_scores
 from .errors import bad, raised_by
@@ -59,6 +60,11 @@ class BatchModel:
                 f"an object of type {type(model).__name__}",
                 "a torch.nn.Module or a callable that maps a batch to outputs",
             )
+        tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+        if any(is_lazy(t) for t in tensors):
+            raise bad("model", "layers that are not built yet", "weights", "Run model(x) once.")
+        if any(t.is_meta for t in tensors):
+            raise bad("model", "weights on the meta device", "weights with numbers")
         self.model = model
         self.module = model if isinstance(model, nn.Module) else None
         self.hands = hands if self.module is None else None

@@ -215,7 +215,10 @@ def check_players(spec: Any) -> None:
 
 
 def _is_grid(spec: Any) -> bool:
-    return isinstance(spec, tuple) and all(np.ndim(s) == 0 for s in spec)
+    try:
+        return isinstance(spec, tuple) and all(np.ndim(s) == 0 for s in spec)
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _sizes(spec: str) -> dict[str, Any]:

@@ -169,8 +169,9 @@ class OwenBPT(PatchExplainer):
             linearize_link,
             algorithm,
         )
-        self.hierarchy, self.n_trees, self.compactness = hierarchy, n_trees, compactness
-        self.guides, self.warm_start = guides, warm_start
+        # Numbers of numpy, as uint8, would overflow.
+        self.hierarchy, self.n_trees, self.compactness = hierarchy, int(n_trees), float(compactness)
+        self.guides, self.warm_start = int(guides), warm_start
         self.trees: list[list[PartitionTree]] = []
         self._kept: dict[int, tuple[tuple[Any, ...], OwenForest]] = {}
 
