@@ -73,7 +73,8 @@ class Game:
         batch_size: int,
         link: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> None:
-        check_whole("batch size", batch_size, 1)
+        # Of numpy, as uint8, it would overflow; and no batch is larger.
+        batch_size = min(check_whole("batch size", batch_size, 1), 2**31)
         self.forward, self.bound, self.batch_size = forward, bound, batch_size
         self.link = link
         self.evaluations = np.zeros(bound.n_examples, dtype=np.int64)

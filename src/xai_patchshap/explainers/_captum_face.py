@@ -128,7 +128,7 @@ class CaptumFace(Runner):
     ) -> Any:
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
-        check_whole("perturbations_per_eval", perturbations_per_eval, 1)
+        perturbations_per_eval = check_whole("perturbations_per_eval", perturbations_per_eval, 1)
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
         self._check_budget("n_samples", n_samples, len(backgrounds[0]))
