@@ -195,7 +195,7 @@ def memory(x):
         plain = x.detach().resolve_conj().resolve_neg().contiguous()
         return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
     if isinstance(x, np.ndarray) and x.dtype != object:
-        return x.tobytes()
+        return np.asarray(x).tobytes()
     return None
 
 
