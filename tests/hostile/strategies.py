@@ -466,7 +466,7 @@ def masks(draw):
         given, name = m, f"{numbers_}"
     sure = kind in ("array", "tensor", "expanded tensor", "a mask each") and numbers_ != "half"
     may = RIGHT if good and sure and numbers_ != "longdouble" else EITHER if good else REFUSED
-    if numbers_ == "objects" and kind == "list":
+    if (numbers_, kind) in (("objects", "list"), ("a generator", "data frame")):
         may = EITHER
     return Named(name, given, may)
 
