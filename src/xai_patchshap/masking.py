@@ -353,7 +353,7 @@ class PatchMasker(shap.maskers.Masker):
         tuple of one ndarray of shape (S, *x.shape)
         """
         bound, players = self._one(x)
-        coalition = np.asarray(mask, dtype=bool)
+        coalition = as_array(as_tensor(mask, "mask")).astype(bool)
         if coalition.shape not in ((), (players.n,)):
             raise bad("mask", f"shape {coalition.shape}", f"({players.n},), one entry per player")
         coalition = np.broadcast_to(coalition, (players.n,))

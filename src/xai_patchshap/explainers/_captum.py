@@ -187,6 +187,8 @@ def one_each(selected: Any, target: Any, n: int) -> Tensor:
             f"{target!r}, which leaves outputs of shape {tuple(selected.shape)}",
             f"a choice of one output for each of the {n} examples",
         )
+    if not torch.isfinite(vector).all():
+        raise bad("model", "NaN or infinite outputs for the inputs or baselines", "finite numbers")
     return vector
 
 
