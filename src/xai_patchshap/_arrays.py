@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from .errors import bad
 
@@ -27,6 +28,7 @@ def plain_tensor(x: Tensor, what: str) -> Tensor:
     small = x.is_floating_point() and x.element_size() == 1
     for is_so, came, mend in (
         (x.is_nested, "a nested tensor", "Use torch.nested.to_padded_tensor(x, 0.0)."),
+        (isinstance(x, MaskedTensor), "a masked tensor", "Use x.to_tensor(0.0)."),
         (x.is_complex(), f"a tensor of {x.dtype}", "Use x.real or x.abs()."),
         (x.is_quantized, f"a tensor of {x.dtype}", "Use x.dequantize()."),
         (x.layout is not torch.strided, f"a tensor of layout {x.layout}", "Use x.to_dense()."),
@@ -53,7 +55,8 @@ def plain_array(x: Any, what: str) -> NDArray[Any]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise bad(what, f"an object of type {type(x).__name__}", "numbers", f"({error})") from None
     if array.dtype == object and not isinstance(x, np.ndarray | list | tuple):
-        raise bad(what, f"an object of type {type(x).__name__}", "numbers")
+        mend = "Use x.astype(float)." if hasattr(x, "astype") else ""
+        raise bad(what, f"an object of type {type(x).__name__}", "numbers", mend)
     if array.dtype.kind not in "fiub":
         mend = "Use x.real or abs(x)." if array.dtype.kind == "c" else "Use x.astype(float)."
         raise bad(what, f"dtype {array.dtype}", "real numbers", mend)

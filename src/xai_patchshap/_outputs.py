@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from .errors import PatchShapError, bad, rename
 
@@ -54,7 +55,7 @@ def as_scores(output: Any) -> Tensor:
         raise _refused(f"the text {output!r:.40}", "Return the scores, not the names, of classes.")
     if isinstance(output, Mapping):
         raise _refused_mapping(output)
-    if isinstance(output, list | tuple) and not _only_numbers(output):
+    if _is_sequence(output) and not _only_numbers(output):
         raise _refused_sequence(output)
     if isinstance(output, np.ma.MaskedArray):
         raise _refused("a masked array", "Wrap the model: lambda x: model(x).filled(0).")
@@ -84,6 +85,7 @@ def _dense(output: Tensor) -> Tensor:
     small = output.is_floating_point() and output.element_size() == 1
     for is_so, what, method in (
         (output.is_nested, "a nested tensor", "to_padded_tensor(0.0)"),
+        (isinstance(output, MaskedTensor), "a masked tensor", "to_tensor(0.0)"),
         (output.is_complex(), f"a tensor of {output.dtype}", "abs()"),
         (small, f"a tensor of {output.dtype}", "float()"),
         (output.is_quantized, f"a tensor of {output.dtype}", "dequantize()"),
@@ -107,10 +109,13 @@ def _from_array(output: Any) -> Tensor:
         came = f"an object of type {type(output).__name__}"
         if isinstance(output, np.ndarray):
             came = f"an array of dtype {array.dtype}"
-        elif isinstance(output, list | tuple):
-            came = f"a {type(output).__name__} of rows of different lengths"
-        names = [n for n in _LIKELY if isinstance(getattr(output, n, None), Tensor | np.ndarray)]
-        mend = f"Wrap the model: lambda x: model(x).{names[0]}." if names else _GENERAL
+        elif _is_sequence(output):
+            inside = " of rows of different lengths" if any(map(_is_sequence, output)) else ""
+            came = f"a {type(output).__name__}{inside or _of(output)}"
+        names = (*_LIKELY, *getattr(output, "__dict__", ()))
+        parts = {n: getattr(output, n, None) for n in names}
+        parts = {n: v for n, v in parts.items() if isinstance(v, Tensor | np.ndarray)}
+        mend = f"Wrap the model: lambda x: model(x).{_best(parts)}." if parts else _GENERAL
         raise _refused(came, mend)
     # A copy: a model may write its next output into the same array.
     return torch.from_numpy(np.array(array, dtype=np.float64))
@@ -141,8 +146,7 @@ def _refused_mapping(output: Mapping[Any, Any]) -> PatchShapError:
 
 def _refused_sequence(output: Sequence[Any]) -> PatchShapError:
     kind, n = type(output).__name__, len(output)
-    entries = {type(entry).__name__ for entry in output}
-    of = f" ({', '.join(sorted(entries))})" if entries else ""
+    of = _of(output)
     tensors = {i: v for i, v in enumerate(output) if isinstance(v, Tensor | np.ndarray)}
     names = getattr(output, "_fields", None)
     if names and tensors:
@@ -172,16 +176,27 @@ def _refused_sequence(output: Sequence[Any]) -> PatchShapError:
     return _refused(f"a {kind} of {n}{of}", _GENERAL)
 
 
+def _of(output: Iterable[Any]) -> str:
+    entries = {type(entry).__name__ for entry in output}
+    return f" ({', '.join(sorted(entries))})" if entries else ""
+
+
 def _best(parts: Mapping[Any, Any]) -> Any:
     """The key of the part that most likely holds the scores."""
     flat = [k for k, v in parts.items() if v.ndim == 2] or list(parts)
     return next((name for name in _LIKELY if name in flat), flat[0])
 
 
+def _is_sequence(output: Any) -> bool:
+    """Whether numpy would take an object entry by entry, as it takes lists."""
+    is_array = hasattr(output, "__array__") or isinstance(output, str | bytes | Tensor)
+    return not is_array and hasattr(output, "__getitem__") and hasattr(output, "__len__")
+
+
 def _only_numbers(output: Sequence[Any]) -> bool:
     """Whether lists hold plain numbers alone, as ``tolist()`` gives them."""
     for entry in output:
-        if isinstance(entry, list | tuple):
+        if _is_sequence(entry):
             if not _only_numbers(entry):
                 return False
         elif isinstance(entry, Tensor | np.ndarray):

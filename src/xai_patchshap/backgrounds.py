@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ._arrays import as_array
+from ._arrays import as_array, plain_tensor
 from .errors import PatchShapError, bad, warn
 
 __all__ = ["Layout", "background_tensor"]
@@ -171,10 +171,17 @@ def _array_of(spec: Any) -> Any:
 def _numbers(spec: Any) -> Tensor:
     """A background of numbers as a tensor of float64."""
     try:
+        if isinstance(spec, Tensor):
+            spec = plain_tensor(spec, "background")
+        elif isinstance(spec, tuple) and any(isinstance(s, Tensor) for s in spec):
+            spec = [as_array(s) for s in spec]
         array = as_array(spec)
-        if array.dtype.kind not in "fiubO" or np.ma.is_masked(spec):
+        if spec is None or array.dtype.kind not in "fiubO" or np.ma.is_masked(spec):
             raise TypeError(array.dtype)
         return torch.tensor(array.astype(np.float64))
+    except PatchShapError:
+        raise
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        came = repr(spec) if np.ndim(spec) == 0 else f"an object of type {type(spec).__name__}"
+        is_one = not isinstance(spec, list | tuple) and np.ndim(spec) == 0
+        came = repr(spec) if is_one else f"an object of type {type(spec).__name__}"
         raise bad("background", came, "numbers", _HOW) from None

@@ -219,7 +219,7 @@ def gradient_attribution(
     passes = GRADIENT_METHODS[method]
     # SmoothGrad goes image by image: the noise must not depend on the size of a batch.
     size = 1 if method == "SmoothGrad" else max(1, batch_size // passes)
-    explain = _captum(method, forward)
+    explain = _captum(method, lambda x: forward(x.clone()))  # a model may write into its input
     parts = []
     devices = range(torch.cuda.device_count())  # all of them: unnamed, several cause a warning
     with torch.random.fork_rng(devices):  # captum draws its noise from the global state

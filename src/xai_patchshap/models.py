@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -140,10 +142,19 @@ class BatchModel:
             return given.detach().to(device=self.device, copy=True)
         if isinstance(given, np.ndarray):
             return given.copy()
-        if type(given) in (tuple, list):
-            return type(given)(self._copied(g) for g in given)
-        if type(given) is dict:
-            return {k: self._copied(g) for k, g in given.items()}
+        if isinstance(given, tuple):
+            copies = [self._copied(g) for g in given]
+            return given._make(copies) if hasattr(given, "_make") else type(given)(copies)
+        if isinstance(given, MutableMapping | MutableSequence):
+            new: Any = copy.copy(given)
+            for k in list(new) if isinstance(new, MutableMapping) else range(len(new)):
+                new[k] = self._copied(new[k])
+            return new
+        if is_dataclass(given) and not isinstance(given, type | nn.Module):
+            new = copy.copy(given)
+            for field in fields(given):
+                object.__setattr__(new, field.name, self._copied(getattr(given, field.name)))
+            return new
         return given
 
 

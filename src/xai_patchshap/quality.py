@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ._outputs import as_scores
 from .amortized import ShapleyViT, explained_variance, per_image_correlation, shapley_values
 from .amortized._data import write_atomically
 from .baselines import METHODS, Explanations, ImageGames
@@ -358,7 +359,7 @@ def _classifier_values(network: ShapleyViT, classifier: nn.Module, images: Tenso
             "classifier", f"patches of {dropping.patch_size} pixels", f"{size}, the network's"
         )
     with torch.no_grad():
-        shape = tuple(classifier(images[:1]).shape)
+        shape = tuple(as_scores(classifier(images[:1].clone())).shape)
     if shape != (1, network.n_outputs):
         raise bad("classifier", f"outputs {shape}", f"(1, {network.n_outputs}) for one image")
     return lambda *rows: network.link(dropping.coalition_outputs(*rows).float())

@@ -106,7 +106,8 @@ def mask_tensors(feature_mask: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
             "feature_mask",
             f"the id {highest}",
             f"ids of at most {_LARGEST_ID}, since attributions have a place for each id",
-            "torch.unique(mask, return_inverse=True)[1] numbers the groups one by one.",
+            "np.unique(mask, return_inverse=True)[1].reshape(mask.shape) numbers the groups one by "
+            "one.",
         )
     if lowest > 0:
         warn(f"feature_mask: the smallest id is {lowest}; ids are shifted to start at 0.")
@@ -136,6 +137,25 @@ def as_labels(
     return masks, [present.cpu().numpy() for present in ids]
 
 
+def plain_target(target: Any) -> Any:
+    """A target of numpy's or of small whole numbers in the types that Captum takes."""
+    if isinstance(target, np.ndarray):
+        target = as_tensor(target, "target")
+    if isinstance(target, Tensor):
+        target = plain_tensor(target, "target")
+        return target.long() if _is_whole(target) else target
+    if type(target) in (tuple, list):
+        each = (
+            int(t) if isinstance(t, Tensor) and not t.dim() and _is_whole(t) else t for t in target
+        )
+        return type(target)(plain_target(t) for t in each)
+    return int(target) if isinstance(target, np.integer) else target
+
+
+def _is_whole(target: Tensor) -> bool:
+    return not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+
+
 def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
     """Captum's target selection for rows that stem from ``examples``.
 
@@ -152,7 +172,9 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
         if isinstance(target, bool):
             raise TypeError("True and False are no indices")
         if isinstance(target, Tensor):
-            target = plain_tensor(target, "target").to(output.device)
+            if not _is_whole(target):
+                raise TypeError(f"indices are whole numbers, and these are {target.dtype}")
+            target = target.to(output.device)
         return _select_targets(output, target)
     except PatchShapError:
         raise
@@ -180,7 +202,8 @@ def target_columns(output: Any, target: Any) -> NDArray[np.int64] | None:
 
 def one_each(selected: Any, target: Any, n: int) -> Tensor:
     """Selected outputs as one number for each of n examples, or for all; float64."""
-    vector = as_vector(selected).double()
+    # A copy: the model may write its next output into the same memory.
+    vector = as_vector(selected).to(torch.float64, copy=True)
     if vector.dim() != 1 or len(vector) not in (1, n):
         raise bad(
             "target",
@@ -286,7 +309,7 @@ def is_one_value_per_batch(output: Tensor, target: Any, n_examples: int, per_eva
                 "1 for a forward function that returns a single value for the whole batch",
             )
         return True
-    if output.numel() != n_examples:
+    if as_vector(output).dim() != 1 or output.numel() != n_examples:
         mend = "Choose one output with target=, as in attribute(x, target=0)."
         if target is not None or output.dim() > 2:
             mend = (

@@ -129,6 +129,7 @@ class CaptumFace(Runner):
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
         perturbations_per_eval = check_whole("perturbations_per_eval", perturbations_per_eval, 1)
+        target = _captum.plain_target(target)
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
         self._check_budget("n_samples", n_samples, len(backgrounds[0]))
@@ -147,7 +148,7 @@ class CaptumFace(Runner):
             bar = partial(progress, desc=f"{self.get_name()} attribution")
         n_players = 1 + max(int(m.max()) for m in masks if m.numel())
         with model.running():
-            self._warn_of_scale(tensors[0])
+            self._warn_of_scale(*tensors)
             every_output = model(tensors, extra)
             output = _captum.select_target(every_output, target, None)
             shared = _captum.is_one_value_per_batch(output, target, n, perturbations_per_eval)
@@ -241,6 +242,7 @@ class CaptumFace(Runner):
         Tensor of shape (N,)
         """
         end = _captum.check_inputs(end_point)
+        target = _captum.plain_target(target)
         given = _captum.check_inputs(attributions, "attributions")
         _captum.check_attributions(given, end)
         masks, _ = self._players_and_backgrounds(end, start_point, feature_mask)

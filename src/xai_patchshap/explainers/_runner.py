@@ -203,16 +203,19 @@ class Runner:
                     f"{name}={8 * n * s} or more, eight for each player, or choose fewer players."
                 )
 
-    def _warn_of_scale(self, x: Tensor) -> None:
+    def _warn_of_scale(self, *inputs: Tensor) -> None:
         """One warning for images of whole numbers 0..255 that go into a module of floats."""
-        if not isinstance(self.model, nn.Module) or x.dim() != 4 or x.dtype == torch.bool:
-            return
-        low, high = float(x.min()), float(x.max())
-        if low >= 0 and 1 < high <= 255 and bool((x == x.round()).all()):
+        for x in inputs if isinstance(self.model, nn.Module) else ():
+            if x.dim() != 4 or x.dtype == torch.bool or not x.numel():
+                continue
+            low, high = float(x.min()), float(x.max())
+            if low < 0 or not 1 < high <= 255 or not bool((x == x.round()).all()):
+                continue
             warn(
                 f"The images hold whole numbers from {low:g} to {high:g}, and modules are mostly "
                 "trained on [0, 1] or on normalised images. If this one is, give images / 255."
             )
+            return
 
     def _check_budget(self, name: str, budget: Any, n_backgrounds: int = 1) -> None:
         mend = "The full image and the empty one (once for each background) are always needed."
