@@ -104,7 +104,7 @@ def _prepare(folder: Path, deep: bool) -> None:
     """Remove drafts of processes that were killed, see whether there is room, say who we are."""
     found = folder.rglob if deep else folder.glob
     for draft in list(found(f"{_DRAFT}*")):
-        if draft.is_dir():
+        if draft.is_dir() and not draft.is_symlink():
             shutil.rmtree(draft)
         else:
             draft.unlink()
@@ -115,7 +115,7 @@ def _prepare(folder: Path, deep: bool) -> None:
         draft.unlink(missing_ok=True)
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-    (folder / _HOLDER).write_text(text, encoding="utf-8")
+    write_text(folder / _HOLDER, text)  # and through no link
 
 
 def _taken(folder: Path) -> PatchShapError:
@@ -130,6 +130,8 @@ def _taken(folder: Path) -> PatchShapError:
 def _holder(folder: Path) -> str:
     """Who has the lock, in words."""
     try:
+        if not (folder / _HOLDER).is_file():
+            return "another process"
         said = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
         return f"process {said['pid']} on {said['host']}, since {said['since']},"
     except (OSError, ValueError, KeyError, TypeError):  # the process has only just begun

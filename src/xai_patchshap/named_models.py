@@ -20,6 +20,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
+from ._memory import check_memory, said
 from .errors import PatchShapError, bad, warn
 from .hf_models import HFModel, is_transformers
 from .onnx_models import OnnxModel
@@ -89,8 +90,9 @@ class NamedModel:
             )
         if not image.width or not image.height:
             raise bad("image", f"{image.width} x {image.height} pixels", "at least one pixel")
-        image = _in_mode(_upright(image), _MODES[self.channels])
         height, width = (zoom * side for side in self.size)
+        _check_size(height, width)
+        image = _in_mode(_upright(image), _MODES[self.channels])
         crop = _resized_centre(image, height, width, self.crop)
         pixels = np.array(crop).reshape(height, width, self.channels)
         return torch.tensor(pixels).permute(2, 0, 1).float() / 255
@@ -298,6 +300,7 @@ def load_model(
             raise bad("size", repr(size), "a positive number of pixels, or (height, width)")
         if known is not None and known.size not in (None, sides):
             raise bad("size", repr(size), f"the model's own {known.size}, or None")
+        _check_size(sides[0], sides[1])
         named = replace(named, size=(sides[0], sides[1]))
     if channels is not None:
         if channels not in _MODES:
@@ -313,6 +316,12 @@ def load_model(
             raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")
         named = replace(named, class_names=names)
     return named
+
+
+def _check_size(height: int, width: int) -> None:
+    """Raise unless there is memory for a photograph of that size, in floats and in bytes."""
+    came = f"{said(height)} x {said(width)} pixels for one image"
+    check_memory("size", came, 30 * height * width, "Choose a smaller size.")
 
 
 def prepares_images(model: Any) -> bool:

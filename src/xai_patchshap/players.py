@@ -228,7 +228,10 @@ def _sizes(spec: str) -> dict[str, Any]:
         if match and all(size is None or int(size) for size in match.groups()):
             sizes = tuple(int(size) for size in match.groups() if size is not None)
             return {} if name is None else {name: sizes if name == "grid" else sizes[0]}
-    expected = "'ROWSxCOLUMNS' or 'patch:SIZE', or 'slic:NUMBER' for superpixels"
+    expected = (
+        "'ROWSxCOLUMNS' or 'patch:SIZE', or 'slic:NUMBER' for superpixels, with whole numbers of "
+        "1 to 999999999"
+    )
     raise bad("players", repr(spec), expected, _HOW)
 
 

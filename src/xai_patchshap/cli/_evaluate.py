@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._folders import only_process_in, write_text
-from ..errors import PatchShapError, bad
+from ..errors import PatchShapError, bad, check_whole
 from ..explainers import PatchExplainer
 from ..masking import PatchMasker
 from ..metrics import deletion_curve, insertion_curve
@@ -50,6 +50,9 @@ _DEFAULT = "patch-kernel-shap,owen-bpt,captum-kernel-shap,integrated-gradients,s
 _OTHER = 1_000_003
 # What is called so in the folder of results: the report, and the folder of each image's scores.
 _REPORT, _IMAGES = "evaluation", "images"
+_COLUMNS = ("method", "images", "evaluations", "seconds")
+# Points and coalitions of one image, beyond which the scores gain no digit.
+_MOST = 10**6
 _SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
 
 
@@ -88,9 +91,9 @@ def add_evaluate(commands: Any) -> None:
 def _evaluate(a: argparse.Namespace) -> int:
     methods = _methods(a)
     at_least(2, "--budget", a.budget)
-    at_least(1, "--steps", a.steps)
+    check_whole("--steps", a.steps, 1, _MOST)
     if a.samples:
-        at_least(2, "--samples", a.samples)
+        check_whole("--samples", a.samples, 2, _MOST)
     at_least(0, "--seed", a.seed)
     with only_process_in(a.out, deep=True):
         return _compare(a, methods, images_of(a.images, a.out))
@@ -250,6 +253,8 @@ def _defined(number: float) -> float | None:
 def _read_rows(file: Path) -> Record | None:
     """The rows of an image, with what they were made of; None for any other file."""
     try:
+        if not file.is_file():  # but a pipe, which would be waited for
+            return None
         return Record(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
@@ -257,13 +262,27 @@ def _read_rows(file: Path) -> Record | None:
 
 def _check_report(out: Path, settings: dict[str, Any]) -> None:
     """Raise if there is a report of other settings, or one that is none of ours."""
-    report, theirs = out / f"{_REPORT}.json", {}
-    if report.exists():
+    report, table = (out / f"{_REPORT}.{suffix}" for suffix in ("json", "csv"))
+    theirs: Any = settings
+    for path in (report, table):
+        if not os.path.lexists(path):
+            continue
         try:
-            theirs = json.loads(report.read_text(encoding="utf-8"))["settings"]
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("no file")
+            text = path.read_text(encoding="utf-8")
+            if path == report:
+                theirs = dict(json.loads(text)["settings"])
+            elif not text.startswith(",".join(_COLUMNS)):
+                raise ValueError("another table")
         except (OSError, ValueError, KeyError, TypeError):
-            theirs = {"methods": None}
-        check_same(out, report.name, theirs, settings)
+            raise bad(
+                "--out",
+                f"'{out}', where '{path.name}' is no report of this command",
+                "a folder without such a file",
+                "Name another folder, or move that file.",
+            ) from None
+    check_same(out, report.name, theirs, settings)
 
 
 def _report(a: argparse.Namespace, comparison: _Comparison, n_files: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,8 +99,9 @@ class Kept:
         if self._spelled.get(_folded(name), name) != name:
             return False  # where capitals do not count, these two are one
         file = self._file(name)
-        if not file.exists():
-            return not any((self.folder / f"{name}{suffix}").exists() for suffix in self._beside)
+        if not os.path.lexists(file):
+            beside = (self.folder / f"{name}{suffix}" for suffix in self._beside)
+            return not any(os.path.lexists(path) for path in beside)
         record = self._read(file)
         if record is None or record.settings != self.settings:
             return False

@@ -56,6 +56,9 @@ _SETTLED: dict[str, tuple[Any, ...]] = {
 FLAGS = {
     "folder": "--out",
     "max_evals": "--budget",
+    "budget": "--budget",
+    "grid": "--players",
+    "patch": "--players",
     "batch_size": "--batch-size",
     "n_trees": "--trees",
     **{
@@ -203,7 +206,7 @@ def scores_of(named: NamedModel, x: Tensor, rows: int) -> NDArray[np.float64]:
     model = BatchModel(named.model)
     parts = []
     with model.running():
-        for part in torch.split(x, max(1, rows)):
+        for part in torch.split(x, max(1, min(rows, len(x)))):
             out = torch.as_tensor(model((part,))).double().cpu()
             if out.dim() not in (1, 2) or len(out) != len(part):
                 came = f"an output of shape {tuple(out.shape)} for a batch of {len(part)}"

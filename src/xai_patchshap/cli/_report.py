@@ -193,6 +193,8 @@ def _card(entry: Entry) -> str:
 def _entry(out: Path, file: Path) -> Entry | None:
     """What the page says of a result; None for any other file."""
     try:
+        if not file.is_file():
+            return None
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
             if "settings" not in saved:
                 return None

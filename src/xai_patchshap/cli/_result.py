@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import hashlib
-import inspect
 import json
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -135,21 +137,51 @@ def _sources(first: ModuleType) -> dict[str, Path]:
     top = Path(getattr(sys.modules.get(package, first), "__file__", None) or first.__name__)
     home = top.parent.parent if top.stem == "__init__" else top.parent
     found: dict[str, Path] = {}
-    waiting = [first]
+    waiting = [first.__name__]
     while waiting:
-        module = waiting.pop()
-        file = Path(getattr(module, "__file__", None) or "")
+        name = waiting.pop()
+        module = sys.modules.get(name)
+        file = _file_of(name, module, home)
         below = file.relative_to(home).parts if home in file.parents else ()
         is_near = below and not {"site-packages", "dist-packages"} & set(file.parts)
-        is_own = module.__name__.partition(".")[0] == package
-        if module.__name__ in found or not (is_own or is_near) or not file.is_file():
+        is_own = name.partition(".")[0] == package
+        if name in found or not (is_own or is_near) or not file.is_file():
             continue
-        found[module.__name__] = file
-        for value in list(vars(module).values()):
+        found[name] = file
+        for value in list(vars(module).values()) if module else ():
             used = value if isinstance(value, ModuleType) else _home_of(value)
             if used is not None:
-                waiting.append(used)
+                waiting.append(used.__name__)
+        waiting += _imports(file, name)
     return found
+
+
+def _file_of(name: str, module: ModuleType | None, home: Path) -> Path:
+    """Where a module lies, or would lie, which may be imported only when it is needed."""
+    if module is not None:
+        return Path(getattr(module, "__file__", None) or "")
+    place = home.joinpath(*name.split("."))
+    package = place / "__init__.py"
+    return package if package.is_file() else place.with_suffix(".py")
+
+
+def _imports(file: Path, name: str) -> list[str]:
+    """What a file's code imports, anywhere in it; names in a module are taken for modules too."""
+    try:
+        code = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):  # a compiled module
+        return []
+    parts = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
+    found = []
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            found += [start, *(f"{start}.{alias.name}".lstrip(".") for alias in node.names)]
+    names = {".".join(name.split(".")[:k]) for name in found for k in range(1, name.count(".") + 2)}
+    return sorted(names - {""})
 
 
 def _home_of(value: Any) -> ModuleType | None:
@@ -159,25 +191,79 @@ def _home_of(value: Any) -> ModuleType | None:
 
 
 def _weights(model: Any) -> str:
-    """What tells a model's weights from others; of a function, those of the networks it uses."""
-    digest = hashlib.blake2b(model.content if isinstance(model, OnnxModel) else b"", digest_size=16)
-    for network in _networks(model):
-        for key, tensor in network.state_dict().items():
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                digest.update(key.encode())
-                raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                digest.update(raw.numpy().data)
+    """What tells a model's weights from others; of a function, those of all it computes with."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, content in _contents(model, set()):
+        digest.update(key.encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
-def _networks(model: Any) -> list[torch.nn.Module]:
-    if isinstance(model, torch.nn.Module):
-        return [model]
-    if not inspect.isfunction(model):
-        return []
-    used = inspect.getclosurevars(model)
-    values = [*used.nonlocals.values(), *used.globals.values()]
-    return [value for value in values if isinstance(value, torch.nn.Module)]
+def _contents(value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Names and bytes of the tensors that a model holds, or that its function refers to."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    used: list[Any] = []
+    if isinstance(value, OnnxModel):
+        yield "", value.content
+    elif isinstance(value, torch.nn.Module):
+        yield from ((k, _bytes(v)) for k, v in value.state_dict().items() if _is_dense(v))
+    elif _is_dense(value):
+        yield "", _bytes(value)
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        yield "", value.tobytes()
+    elif isinstance(value, partial):
+        used = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, MethodType):
+        used = [value.__func__, value.__self__]
+    elif isinstance(value, dict):
+        used = list(value.values())
+    elif isinstance(value, list | tuple):
+        used = list(value)
+    elif isinstance(value, FunctionType) and not _is_installed(value):
+        used = _named_in(value)
+    elif _is_own_object(value):
+        used = [*vars(value).values(), *([value.__call__] if callable(value) else [])]
+    for part in used:
+        yield from _contents(part, seen)
+
+
+def _is_own_object(value: Any) -> bool:
+    """Whether a value is an object of a class that no library has."""
+    is_code = isinstance(value, type | ModuleType | FunctionType)
+    return hasattr(value, "__dict__") and not is_code and not _is_installed(type(value))
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _named_in(function: FunctionType) -> list[Any]:
+    """What the names in a function's code stand for."""
+    codes = [function.__code__]
+    for code in codes:
+        codes += [part for part in code.co_consts if isinstance(part, CodeType)]
+    names = sorted({name for code in codes for name in code.co_names})
+    found = [function.__globals__[name] for name in names if name in function.__globals__]
+    for module in [value for value in found if isinstance(value, ModuleType)]:
+        found += [vars(module)[name] for name in names if name in vars(module)]
+    found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # nothing is in it yet
+            found.append(cell.cell_contents)
+    return found
+
+
+def _is_installed(written: Any) -> bool:
+    """Whether a function or class is of a library, and its state not that of a model."""
+    module = sys.modules.get(written.__module__ or "")
+    parts = Path(getattr(module, "__file__", None) or "").parts
+    return bool({"site-packages", "dist-packages"} & set(parts))
 
 
 def chosen_classes(text: str, scores: NDArray[np.float64], named: NamedModel) -> list[int]:
@@ -366,6 +452,8 @@ def _value_name(a: argparse.Namespace) -> str:
 def read_record(file: Path) -> Record | None:
     """What a result's .npz says of itself; None for any other file."""
     try:
+        if not file.is_file():  # but a pipe, which would be waited for
+            return None
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
             settings = json.loads(str(saved["settings"]))
             parts = [file.parent / str(name) for name in saved["pairs"]]
