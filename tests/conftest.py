@@ -56,6 +56,14 @@ def orders_of(children, n):
 
 
 @pytest.fixture(scope="session")
+def cifar10_network():
+    """The shipped explainer; tests leave it as it is."""
+    from xai_patchshap.samples import cifar10_explainer
+
+    return cifar10_explainer()
+
+
+@pytest.fixture(scope="session")
 def brute_owen():
     """Owen values (n, K) from a tree's merges and the values (2 ** n, K) of all coalitions.
 

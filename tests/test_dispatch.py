@@ -28,7 +28,7 @@ from xai_patchshap import (
     ViTShapleyAmortized,
 )
 from xai_patchshap.dispatch import Explainer, register, unregister
-from xai_patchshap.samples import cifar10_explainer, cifar10_path
+from xai_patchshap.samples import cifar10_path
 
 CLASSES = {
     "patch_kernel": PatchKernelShap,
@@ -87,8 +87,8 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def network():
-    return cifar10_explainer()
+def network(cifar10_network):
+    return cifar10_network
 
 
 def load(stream_of, loader):

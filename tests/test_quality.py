@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from tests import helpers
 from torch import nn
 
 from xai_patchshap import PatchShapError, TokenDropping, baselines
@@ -32,19 +34,7 @@ SMALL = {"n_reference": 400, "kernel_budgets": (20, 60), "n_samples": 30, "progr
 SCORES = ("r2", "correlation", "insertion", "deletion", "sensitivity_n", "faithfulness")
 
 
-def tiny_vit(seed=0, **options):
-    """A transformer of 4x4 patches whose outputs depend on its patches."""
-    options = {
-        "img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2,
-        "num_classes": 3, "class_token": False, "global_pool": "avg", **options,
-    }  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = timm.create_model("vit_tiny_patch16_224", **options).eval()
-        for p in model.parameters():
-            nn.init.normal_(p, std=0.2)
-        nn.init.normal_(model.head.weight, std=1.0)
-    return model
+tiny_vit = partial(helpers.tiny_vit, deviation=0.2, head=1.0, embed_dim=32, depth=3)
 
 
 def tiny_network(model=None, **options):
@@ -56,11 +46,7 @@ def tiny_network(model=None, **options):
     return network.eval()
 
 
-def random_images(n=3, seed=0):
-    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-
-
-IMAGES = random_images()
+IMAGES = helpers.random_images(3)
 
 
 @pytest.fixture(scope="module")
@@ -483,7 +469,7 @@ def test_targets_can_be_given(network):
 
 
 def test_other_classes_are_never_the_target(network):
-    images = random_images(200)
+    images = helpers.random_images(200)
     for targets in ("predicted", torch.arange(200) % 3):
         found = _classes(network, images, targets, 0, 64)
         assert (found[:, 0] != found[:, 1]).all()

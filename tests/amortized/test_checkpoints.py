@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.amortized.conftest import random_images, tiny_vit
+from tests.helpers import random_images, tiny_vit
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.amortized import (

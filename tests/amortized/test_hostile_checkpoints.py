@@ -14,8 +14,8 @@ import timm
 import torch
 from hypothesis import given, settings
 from safetensors.torch import save, save_file
-from tests.amortized.conftest import random_images, tiny_vit
 from tests.amortized.test_checkpoints import TINY
+from tests.helpers import random_images, tiny_vit
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.amortized import (

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tests.amortized.conftest import random_images, tiny_vit
+from tests.helpers import random_images, tiny_vit
 from torch.utils.data import DataLoader, Subset
 
 from xai_patchshap import PatchShapError, _folders

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from tests.amortized.conftest import random_images, tiny_vit
+from tests.helpers import random_images, tiny_vit
 from torch import nn
 
 from xai_patchshap import PatchShapError, TokenDropping

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.amortized.conftest import random_images, tiny_vit
+from tests.helpers import random_images, tiny_vit
 from torch import nn
 
 from xai_patchshap.amortized import ShapleyViT

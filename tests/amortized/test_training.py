@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.amortized.conftest import random_images, tiny_vit
+from tests.helpers import random_images, tiny_vit
 from torch import nn
 
 from xai_patchshap import PatchShapError, TokenDropping

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tests.amortized.conftest import tiny_vit
+from tests.helpers import tiny_vit
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.amortized import load_card, load_explainer, load_surrogate

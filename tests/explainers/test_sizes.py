@@ -20,7 +20,6 @@ from xai_patchshap import (
     slic,
 )
 from xai_patchshap.estimators import _units
-from xai_patchshap.samples import cifar10_explainer
 
 CLASSES = [PatchKernelShap, InteractionShap, OwenBPT]
 HUGE = [10**12, 2**63, 2**70, np.int64(10**12)]
@@ -55,9 +54,9 @@ def test_a_budget_beyond_memory_is_refused_before_it_is_spent(kind, budget):
         explainer(images, max_evals=budget, silent=True)
 
 
-def test_a_refinement_beyond_memory_is_refused():
+def test_a_refinement_beyond_memory_is_refused(cifar10_network):
     budget = 10**12
-    explainer = ViTShapleyAmortized(cifar10_explainer())
+    explainer = ViTShapleyAmortized(cifar10_network)
     images = torch.rand(1, 3, 32, 32)
     with pytest.raises(PatchShapError, match=r"budget: got .* evaluations of 64 players, .* GiB"):
         explainer.attribute(images, target=0, n_samples=budget)

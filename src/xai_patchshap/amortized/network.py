@@ -443,10 +443,7 @@ class ShapleyViT(nn.Module):
         places = [*self.taps, self.n_frozen]
         handles = [vit.blocks[k - 1].register_forward_hook(keep(k)) for k in places if k]
         if not self.n_frozen:
-            first = vit.blocks[0]
-            handles.append(
-                first.register_forward_pre_hook(lambda _, given: keep(0)(_, _, given[0]))
-            )
+            handles.append(vit.blocks[0].register_forward_pre_hook(keep_first))
         try:
             with torch.no_grad():
                 logits = self.whole_logits(images)
