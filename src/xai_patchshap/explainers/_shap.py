@@ -286,6 +286,8 @@ class PerImageExplanation(shap.Explanation):
     is made or copied, and is mistaken where there are as many examples as channels or players.
     """
 
+    output_dims: tuple[int, ...]
+
     def __init__(
         self,
         values: NDArray[Any],
@@ -317,7 +319,7 @@ class PerImageExplanation(shap.Explanation):
             raise bad("output", repr(last), f"the name of an explained output, one of {known}")
         chosen = shap.Explanation(
             self.values[examples, ..., places],
-            self.base_values[examples, places],
+            None if self.base_values is None else self.base_values[examples, places],
             self.data[examples],
             feature_names=self.feature_names,
             output_names=last,
