@@ -60,9 +60,7 @@ def background_tensor(spec: Any, x: Tensor, layout: Layout | None, seed: int = 0
 def _given(spec: Any, x: Tensor, layout: Layout | None) -> Tensor:
     """A number, a colour or an image, (1, ...)."""
     shape = tuple(x.shape[1:])
-    made = _numbers(spec)
-    if not torch.isfinite(made).all():
-        raise bad("background", "NaN or infinite numbers", "finite numbers")
+    made = _finite(spec)
     if made.dim() == x.dim() and len(made) == 1:
         made = made[0]
     if made.dim() == 1 and layout is not None:
@@ -119,11 +117,13 @@ def _generated(spec: str, x: Tensor, layout: Layout | None, seed: int) -> Tensor
 def check_background(spec: Any) -> None:
     """Raise unless ``spec`` is a background for some image; warn of a list of three numbers."""
     specs = spec if isinstance(spec, list) else [spec]
+    if not specs:
+        raise bad("background", "an empty list", "at least one background", _HOW)
     for s in specs:
         if isinstance(s, str):
             _name(s)
         else:
-            _numbers(_array_of(s))
+            _finite(_array_of(s))
     if len(specs) == 3 and all(isinstance(s, int | float | np.number) for s in specs):
         warn(
             f"background: the list {spec} is a set of three gray backgrounds, over which values "
@@ -166,6 +166,16 @@ def _array_of(spec: Any) -> Any:
             "background=shap.sample(data, 20).",
         )
     return spec.to_numpy() if hasattr(spec, "to_numpy") else spec
+
+
+def _finite(spec: Any) -> Tensor:
+    """A background of finite numbers as a tensor of float64."""
+    made = _numbers(spec)
+    if not made.numel():
+        raise bad("background", f"an empty {type(spec).__name__}", "at least one number", _HOW)
+    if not torch.isfinite(made).all():
+        raise bad("background", "NaN or infinite numbers", "finite numbers")
+    return made
 
 
 def _numbers(spec: Any) -> Tensor:

@@ -7,6 +7,7 @@ Perturbation: leave-one-out, and random masks (RISE: Petsiuk, Das & Saenko, BMVC
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,8 +100,11 @@ def attention_matrices(model: nn.Module, images: Tensor) -> Tensor:
     if other:
         raise bad("model", f"blocks of type {other[0]}", "blocks with timm's Attention")
     found: list[Tensor] = []
+    thread = threading.get_ident()
 
     def keep(layer: Any, qkv: Tensor) -> None:
+        if threading.get_ident() != thread:  # another thread calls the same model
+            return
         batch, tokens, _ = qkv.shape
         parts = qkv.reshape(batch, tokens, 3, layer.num_heads, -1)
         q, k, _ = parts.permute(2, 0, 3, 1, 4).unbind(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -61,6 +61,21 @@ def check_amount(what: str, value: Any, limit: float = math.inf) -> None:
     if not 0 <= _number(value) < limit:
         below = "" if limit == math.inf else f" and less than {limit:g}"
         raise bad(what, repr(value), f"a number of at least 0{below}")
+
+
+def check_names(what: str, names: Any) -> list[Any] | None:
+    """Names in their order as a list, or an error."""
+    if names is None:
+        return None
+    if isinstance(names, str | bytes):
+        raise bad(what, f"the text {names!r}", "a list of names", f"Use [{names!r}].")
+    if isinstance(names, set | frozenset) or not isinstance(names, Iterable):
+        raise bad(what, f"an object of type {type(names).__name__}", "a list of names")
+    listed = list(names)
+    for name in listed:
+        if isinstance(name, Iterable) and not isinstance(name, str | bytes):
+            raise bad(what, f"the name {name!r}", "a list of texts")
+    return listed
 
 
 # How warnings are said to the user of a function that calls its arguments by other names.

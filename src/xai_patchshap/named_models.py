@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from ._memory import check_memory, said
-from .errors import PatchShapError, bad, warn
+from .errors import PatchShapError, bad, check_names, warn
 from .hf_models import HFModel, is_transformers
 from .onnx_models import OnnxModel
 
@@ -310,7 +310,7 @@ def load_model(
             raise bad("channels", channels, f"the model's own {fixed}, or None")
         named = replace(named, channels=channels)
     if class_names is not None:
-        names = tuple(str(n) for n in class_names)
+        names = tuple(map(str, check_names("class_names", class_names) or ()))
         n_outputs = getattr(known, "n_outputs", None) or len(named.class_names or names)
         if len(names) != n_outputs:
             raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")

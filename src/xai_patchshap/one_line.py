@@ -19,8 +19,8 @@ from torch import Tensor
 from ._arrays import as_array
 from .amortized import ShapleyViT, load_card, load_explainer
 from .dispatch import Explainer
-from .errors import PatchShapError, bad, rename, warnings_said
-from .explainers._shap import Ranked
+from .errors import PatchShapError, bad, check_names, rename, warnings_said
+from .explainers._shap import Ranked, stacked
 from .masking import PatchMasker, layout_of
 from .named_models import NamedModel, load_model, open_image, outputs_called, prepares_images
 
@@ -43,6 +43,7 @@ _ELSEWHERE = {
     "ranked_outputs": "labels",
     "silent": "progress",
     "target": "labels",
+    "x": "image",
 }
 _OVERSHOOT = 0.1
 # What the explainers say in errors and warnings, and how it is said here.
@@ -50,8 +51,8 @@ _SAID = (
     (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
     (r"\bmax_evals=", "budget="),
     (
-        r"^labels: got (\d+); expected 1 to (\d+)",
-        r"labels: got 'top\1'; expected 'top1' to 'top\2'",
+        r"^labels: got (\d+); expected a whole number of at least 1 and at most (\d+)",
+        r"labels: got 'top\1'; expected 'top1' to 'top\2', the outputs of the model",
     ),
     (r"Choose some with outputs=.*", "Explain fewer labels, or fewer images at a time."),
     (r"PatchMasker\(layout='NHWC'\)", "layout='NHWC'"),
@@ -198,7 +199,7 @@ def _said(message: str) -> str:
 
 def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
     """An explainer network, or that of a checkpoint, whose card may name the classes."""
-    names = class_names
+    names = check_names("class_names", class_names)
     if isinstance(model, str | PathLike):
         file = Path(model)
         model = load_explainer(file)
@@ -256,6 +257,7 @@ def _check_scale(pixels: NDArray[Any]) -> None:
 def _arrays(image: Any, layout: Any) -> tuple[NDArray[Any] | Tensor, Any]:
     """An array or a tensor as a batch, and where its channels are."""
     try:
+        image = stacked(image)
         x = image if isinstance(image, Tensor) else np.asarray(image)
     except ValueError as error:
         raise bad(

@@ -204,6 +204,8 @@ def check_players(spec: Any) -> None:
         check_whole("players", spec, 1, mend=_HOW)
     elif _is_grid(spec):
         _two_sizes("players", spec)
+    elif isinstance(spec, Players):
+        raise bad("players", "an object of type Players", "its mask", "Give players.labels.")
     elif spec is not None and not callable(spec):
         try:
             mask = as_array(spec)

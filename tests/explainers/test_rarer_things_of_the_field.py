@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from types import SimpleNamespace
@@ -14,7 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from xai_patchshap import InteractionShap, PatchKernelShap, PatchMasker, PatchShapError
+from xai_patchshap import (
+    InteractionShap,
+    PatchKernelShap,
+    PatchMasker,
+    PatchShapError,
+    ViTShapleyAmortized,
+    explain_image,
+    grid_players,
+    samples,
+)
 from xai_patchshap.baselines import GRADIENT_METHODS, gradient_attribution
 
 SIDE = 4
@@ -215,3 +225,55 @@ def test_the_line_that_numbers_groups_works():
     for given in (mask, mask.numpy()):
         closed = np.unique(given, return_inverse=True)[1].reshape(given.shape)
         assert explainer.attribute(X, n_samples=4, feature_mask=closed).shape == X.shape
+
+
+@pytest.mark.parametrize("names", ["abc", b"abc", {"a", "b", "c"}])
+def test_class_names_are_no_text(names):
+    with pytest.raises(PatchShapError, match="class_names: got"):
+        explain_image(lambda x: x.mean((2, 3)), X[0], class_names=names)
+
+
+@pytest.mark.parametrize("given", [float("nan"), (), [], [0.5, np.full(3, np.inf)]])
+def test_backgrounds_without_numbers_are_found_by_the_constructor(given):
+    with pytest.raises(PatchShapError, match=r"background: got (NaN|an empty)"):
+        PatchMasker(background=given)
+
+
+def test_the_players_of_a_grid_are_given_by_their_mask():
+    players = grid_players(SIDE, SIDE, grid=(2, 2))
+    with pytest.raises(PatchShapError, match=r"players: got an object.*Give players\.labels"):
+        PatchMasker(players)
+    PatchMasker(players.labels)
+
+
+def test_explain_image_takes_lists_of_tensors():
+    def model(x):
+        return x.float().mean((2, 3))  # of tensors alone
+
+    for images in (list(X), list(X.bfloat16())):
+        explanation = explain_image(model, images, players=(2, 2), budget=16, labels=[0])
+        assert explanation.values.shape == (2, SIDE, SIDE, 3, 1)
+    with pytest.raises(PatchShapError, match="image: got a tensor of torch"):
+        explain_image(samples.cifar10_classifier(), X[0] + 0j)
+    with pytest.raises(PatchShapError, match=r"image: .*different shapes"):
+        explain_image(model, [X[0], X[0, :, 1:]])
+
+
+def test_threads_whose_explainers_share_a_network():
+    network, images = samples.cifar10_explainer(), samples.cifar10_images()[0][:3]
+    network.train()
+    try:
+        want = [
+            ViTShapleyAmortized(network).attribute(x[None], target=0, n_samples=2) for x in images
+        ]
+
+        def explain(i):
+            one = ViTShapleyAmortized(network)
+            return one.attribute(images[i % 3][None], target=0, n_samples=2)
+
+        with ThreadPoolExecutor(8) as pool:
+            for i, values in enumerate(pool.map(explain, range(24))):
+                torch.testing.assert_close(values, want[i % 3])
+        assert network.training
+    finally:
+        network.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import reprlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -433,17 +434,22 @@ class ShapleyViT(nn.Module):
         """
         vit = self.surrogate.transformer
         passed: dict[int, Tensor] = {}
+        thread = threading.get_ident()
 
-        def keep(place: int) -> Any:
-            return lambda _, __, tokens: passed.update({place: tokens})
-
-        def keep_first(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            passed[0] = given[0]
+        def keep(place: int, tokens: Tensor) -> None:
+            # Other threads may be calling the same transformer.
+            if threading.get_ident() == thread:
+                passed[place] = tokens
 
         places = [*self.taps, self.n_frozen]
-        handles = [vit.blocks[k - 1].register_forward_hook(keep(k)) for k in places if k]
+        handles = [
+            vit.blocks[k - 1].register_forward_hook(lambda _, __, tokens, k=k: keep(k, tokens))
+            for k in places
+            if k
+        ]
         if not self.n_frozen:
-            handles.append(vit.blocks[0].register_forward_pre_hook(keep_first))
+            first = vit.blocks[0]
+            handles.append(first.register_forward_pre_hook(lambda _, given: keep(0, given[0])))
         try:
             with torch.no_grad():
                 logits = self.whole_logits(images)

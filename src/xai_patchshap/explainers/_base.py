@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import shap
@@ -10,7 +10,7 @@ import torch
 from captum.attr import PerturbationAttribution
 from shap._serializable import Deserializer, Serializer
 
-from ..errors import bad, check_whole
+from ..errors import bad, check_names, check_whole
 from ..hf_models import HFModel, taken
 from ..masking import PatchMasker
 from ..models import BatchModel
@@ -56,8 +56,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             masker,
             link=link,
             algorithm=algorithm,
-            output_names=_names("output_names", output_names),
-            feature_names=_names("feature_names", feature_names),
+            output_names=check_names("output_names", output_names),
+            feature_names=check_names("feature_names", feature_names),
             linearize_link=linearize_link,
         )
         self.seed, self.autocast = seed, autocast
@@ -160,18 +160,3 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             if not s.load("own_masker"):
                 kwargs["masker"] = None
         return kwargs
-
-
-def _names(what: str, names: Any) -> list[Any] | None:
-    """Names in their order as a list, or an error."""
-    if names is None:
-        return None
-    if isinstance(names, str | bytes):
-        raise bad(what, f"the text {names!r}", "a list of names", f"Use [{names!r}].")
-    if isinstance(names, set | frozenset) or not isinstance(names, Iterable):
-        raise bad(what, f"an object of type {type(names).__name__}", "a list of names")
-    listed = list(names)
-    for name in listed:
-        if isinstance(name, Iterable) and not isinstance(name, str | bytes):
-            raise bad(what, f"the name {name!r}", "a list of texts")
-    return listed

@@ -84,7 +84,7 @@ class Result:
 def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     """Check a batch and bring it into the form that the model wants."""
     columns = getattr(x, "columns", None)  # of a pandas DataFrame
-    given = _stacked(x)
+    given = stacked(x)
     tensor = as_tensor(given, "images")
     given = given if isinstance(given, Tensor) else np.asarray(given)
     dtype: np.dtype[Any] | torch.dtype | None = given.dtype
@@ -121,7 +121,7 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
 
 
-def _stacked(x: Any) -> Any:
+def stacked(x: Any) -> Any:
     """A batch as one tensor or what numpy makes an array of; a list of images is a batch too."""
     if not isinstance(x, list | tuple):
         return x

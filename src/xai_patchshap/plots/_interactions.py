@@ -17,7 +17,7 @@ from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import bad
+from ..errors import bad, check_names
 from ..players import check_ids, whole_numbers
 from ._canvas import borders, fitting_photo, new_figure, pale_gray, pixel_extent
 from ._canvas import transparent_diverging as diverging
@@ -308,6 +308,7 @@ def _effects(matrix: ArrayLike) -> tuple[_Floats, _Floats]:
 
 
 def _names(names: Sequence[str] | None, n: int) -> list[str]:
+    names = check_names("names", names)
     if names is not None and len(names) != n:
         raise bad("names", f"{len(names)} of them", f"{n}, one for each player")
     return [str(name) for name in names or ()]
