@@ -407,6 +407,7 @@ def test_the_classifier_scores_too(network):
     np.testing.assert_array_equal(scores_of(rows)[:, 2:], scores_of(alone.rows)[:, 2:])
 
 
+@pytest.mark.slow
 def test_the_seed_decides(network, report):
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     assert quality_report(network, IMAGES, **SMALL) == report
@@ -416,6 +417,7 @@ def test_the_seed_decides(network, report):
     assert not np.allclose(scores_of(other.rows), scores_of(report.rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_batches_change_nothing_but_rounding(network, report, batch_size, monkeypatch):
     # Images in groups, too.
@@ -425,6 +427,7 @@ def test_batches_change_nothing_but_rounding(network, report, batch_size, monkey
     np.testing.assert_allclose(scores_of(found.rows), scores_of(report.rows), rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_models_stay_as_they_are(network):
     classifier = tiny_vit(seed=5).requires_grad_(True)
     models = [network, classifier]
@@ -442,6 +445,7 @@ def test_the_models_stay_as_they_are(network):
     assert not images.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CLASS_TOKEN, {"num_classes": 2}], ids=["class token", "two"])
 def test_other_transformers(options):
     network = tiny_network(tiny_vit(**options), probability=False)
@@ -485,6 +489,7 @@ def test_equal_attributions_say_nothing():
     assert abs(row["r2"]) < 0.2
 
 
+@pytest.mark.slow
 def test_constant_games_have_no_ranks(tmp_path):
     vit = tiny_vit()
     nn.init.zeros_(vit.head.weight)

@@ -293,6 +293,7 @@ def test_is_a_captum_attribution_and_a_shap_explainer():
 # ----- shap's own Partition explainer on the same trees -----------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpt", "axis"])
 @pytest.mark.parametrize("players", ["2x5", "2x4"], ids=["pixels", "patches"])
 def test_shap_dispatches_to_its_partition_explainer_which_agrees(kind, players):

@@ -500,6 +500,7 @@ def test_error_std(outputs):
     assert (exact.error_std == 0).all()
 
 
+@pytest.mark.slow
 def test_error_std_covers_the_error():
     x = photos(4)
     model = Net()
@@ -871,6 +872,7 @@ def image_function(linear, outputs=3):
     return predict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [0.5, "blur", ["mean", 0.1]], ids=str)
 @pytest.mark.parametrize("grid", [(2, 2), (3, 3)])
 def test_shap_exact_explainer_agrees(grid, background):

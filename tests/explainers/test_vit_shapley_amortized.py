@@ -123,6 +123,7 @@ def test_every_form_of_target(explainer, images, target):
     assert torch.equal(explainer.attribute(images, target=target), expected)
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(explainer, photographs):
     images = photographs[0][:4]
     together = explainer.explain_players(images, max_evals=40, batch_size=3).values

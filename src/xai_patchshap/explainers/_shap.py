@@ -165,7 +165,9 @@ def choose_outputs(
         key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)
         if key is None:
             raise bad("output_rank_order", repr(outputs.order), "'max', 'min' or 'max_abs'")
-        check_whole("ranked_outputs", outputs.n, 1, n_outputs)
+        check_whole("ranked_outputs", outputs.n, 1)
+        if outputs.n > n_outputs:
+            raise bad("ranked_outputs", outputs.n, f"1 to {n_outputs}, the outputs of the model")
         return np.argsort(key, axis=1, kind="stable")[:, : outputs.n]
     if isinstance(outputs, OpChain):
         with raised_by("the operations in outputs"):
