@@ -485,9 +485,9 @@ def test_bad_requests_are_refused(tmp_path):
         explainer_of(tmp_path, keep_tokens=True)
     with pytest.raises(PatchShapError, match="evaluate: got fresh=True beside it; expected fresh="):
         explainer_of(tmp_path, evaluate=lambda images, coalitions: coalitions)
-    with pytest.raises(PatchShapError, match="n_pairs: got 0; expected at least 1"):
+    with pytest.raises(PatchShapError, match="n_pairs: got 0; expected a whole number"):
         explainer_of(tmp_path, n_pairs=0)
-    with pytest.raises(PatchShapError, match="n_sizes: got 0; expected at least 1"):
+    with pytest.raises(PatchShapError, match="n_sizes: got 0; expected a whole number"):
         surrogate_of(tmp_path, n_sizes=0)
     with pytest.raises(PatchShapError, match=r"dataset: got an image of ndarray; expected tensors"):
         surrogate_of(tmp_path, [np.zeros((16, 16, 3))] * 8)

@@ -114,7 +114,7 @@ def batches(
 
     yield from DataLoader(
         _Numbered(dataset),
-        batch_sampler=list(wanted()),
+        batch_sampler=wanted(),
         num_workers=workers,
         persistent_workers=workers > 0,
         generator=torch.Generator(),

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from ..errors import bad
+from ..errors import bad, check_amount, check_whole
 
-__all__ = ["Schedule", "as_settings", "precision"]
+__all__ = ["LARGEST_SEED", "Schedule", "as_settings", "precision"]
+
+_MOST_EPOCHS, _MOST_WORKERS = 10**6, 1024
+LARGEST_SEED = 2**63 - 1  # of torch
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "validations", "save_every"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise bad(name, repr(number), "a whole number of at least 1")
-        if not self.learning_rate > 0:
+            check_whole(name, getattr(self, name), 1, _MOST_EPOCHS if name == "epochs" else None)
+        check_whole("workers", self.workers, 0, _MOST_WORKERS)
+        if not 0 < self.learning_rate < math.inf:
             raise bad("learning_rate", self.learning_rate, "a number above 0")
+        check_amount("weight_decay", self.weight_decay)
         if not 0 <= self.warm_up < 1:
             raise bad("warm_up", self.warm_up, "a share of the steps, from 0 to below 1")
         if self.batch_size % self.accumulate:

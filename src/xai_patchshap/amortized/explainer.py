@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import bad
+from .._memory import check_memory, said
+from ..errors import bad, check_whole
 from ._data import alone_in_out, check_takes, images_of
 from ._digests import code_digest, digests_of, model_digest
 from ._fit import Fitted, fit
 from ._kept import Arguments, Numbers, elsewhere, predicted, with_tokens
-from ._schedule import Schedule, as_settings, precision
+from ._schedule import LARGEST_SEED, Schedule, as_settings, precision
 from ._table import Table
 from .checkpoints import check_card, save_explainer, save_surrogate
 from .network import Architecture, ShapleyViT
@@ -133,8 +134,8 @@ def train_explainer(
     folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
     if objective not in OBJECTIVES:
         raise bad("objective", repr(objective), f"one of {OBJECTIVES}")
-    if n_pairs < 1:
-        raise bad("n_pairs", n_pairs, "at least 1")
+    check_whole("n_pairs", n_pairs, 1)
+    check_whole("seed", seed, 0, LARGEST_SEED)
     if objective == "fastshap" and fresh and (keep_tokens or evaluate is not None):
         name = "keep_tokens" if keep_tokens else "evaluate"
         raise bad(name, "fresh=True beside it", "fresh=False: values kept on disk")
@@ -158,6 +159,12 @@ def train_explainer(
     device = next(surrogate.parameters()).device if accelerator is None else accelerator.device
     network = network.to(device)
     n_players = network.n_players
+    check_memory(
+        "n_pairs",
+        f"{said(n_pairs)} pairs for each image",
+        8 * n_pairs * n_players,
+        "Choose fewer pairs.",
+    )
     main = accelerator is None or accelerator.is_main_process
     described = {
         "stage": "explainer",

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import bad
+from ..errors import check_whole
 from ..tokens import TokenDropping
 from ._data import alone_in_out, check_takes, images_of
 from ._digests import digests_of, model_digest
 from ._fit import Fitted, fit
-from ._schedule import Schedule, as_settings, precision
+from ._schedule import LARGEST_SEED, Schedule, as_settings, precision
 from ._table import Table
 from .checkpoints import check_card, save_surrogate
 from .network import Architecture
@@ -96,8 +96,8 @@ def train_surrogate(
     >>> surrogate(images[0][None]).shape
     torch.Size([1, 3])
     """
-    if n_sizes < 1:
-        raise bad("n_sizes", n_sizes, "at least 1")
+    check_whole("n_sizes", n_sizes, 1)
+    check_whole("seed", seed, 0, LARGEST_SEED)
     folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
     teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
     student = TokenDropping(copy.deepcopy(classifier).requires_grad_(True))

@@ -17,6 +17,7 @@ from captum.attr import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._memory import check_memory, said
 from ..amortized import ShapleyViT
 from ..baselines import leave_one_out, rise
 from ..errors import bad
@@ -166,6 +167,7 @@ def _masks(method: str, game: ImageGame) -> tuple[Floats, int]:
 
     before = int(game.game.evaluations[0])
     if method == "rise":
+        _check_budget(game)
         values = rise(games, game.n, game.budget, game.seed)
     else:
         values = leave_one_out(games, game.n)
@@ -177,6 +179,7 @@ def _captum_kernel_shap(game: ImageGame) -> tuple[Floats, int]:
         raise bad(
             "--methods", "captum-kernel-shap with --background drop", "a background it can show"
         )
+    _check_budget(game)
     forward = _Counted(game)
     on_cuda = [game.x.device] if game.x.device.type == "cuda" else []
     # Captum draws from the global state, which is put back.
@@ -230,6 +233,12 @@ def _smoothgrad(forward: Any, game: ImageGame, passes: int) -> Tensor:
         noisy = (x + deviation * noise).requires_grad_()
         total += Saliency(forward).attribute(noisy).sum(0, keepdim=True)
     return total / passes
+
+
+def _check_budget(game: ImageGame) -> None:
+    """Raise unless there is memory for the coalitions of a method that keeps all of them."""
+    came = f"{said(game.budget)} evaluations for {game.n} players"
+    check_memory("budget", came, 8 * game.budget * game.n, "Lower it.")
 
 
 class _Counted:

@@ -151,7 +151,8 @@ _FLAGS = {
     "n_frozen": "--frozen", "n_pairs": "--pairs", "n_sizes": "--sizes", "start": "--start",
     "taps": "--taps", "predicts": "--predicts", "keep_tokens": "--keep-tokens",
     **{n: f"--{n.replace('_', '-')}" for n in (
-        "epochs", "batch_size", "learning_rate", "accumulate", "validations", "save_every",
+        "epochs", "batch_size", "learning_rate", "weight_decay", "accumulate", "validations",
+        "save_every", "workers", "seed",
     )},
 }  # fmt: skip
 
