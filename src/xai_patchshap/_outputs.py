@@ -13,7 +13,7 @@ from torch.masked import MaskedTensor
 
 from .errors import PatchShapError, bad, rename
 
-__all__ = ["as_scores", "one_score_each"]
+__all__ = ["as_scores", "mean_of_maps", "one_score_each"]
 
 _EXPECTED = "one tensor or array of numbers, one row of scores for each image"
 _LIKELY = ("logits", "logits_per_image", "out", "scores", "pooler_output", "output", "pred")
@@ -79,6 +79,12 @@ def one_score_each(what: str, output: Any, n_rows: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise bad(f"output of {what}", "NaN or infinite numbers", "finite numbers")
     return values.ravel()
+
+
+def mean_of_maps(n_axes: int) -> str:
+    """The line that makes scores (N, K) of outputs (N, K, ...)."""
+    axes = tuple(range(2, n_axes))
+    return f"Wrap the model: lambda x: model(x).mean({axes if len(axes) > 1 else 2})."
 
 
 def _dense(output: Tensor) -> Tensor:

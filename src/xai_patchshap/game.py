@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._arrays import as_array, as_tensor
 from ._memory import check_memory
-from ._outputs import as_scores
+from ._outputs import as_scores, mean_of_maps
 from .errors import PatchShapError, bad, check_whole, raised_by
 from .masking import CoalitionInputs
 
@@ -270,9 +270,8 @@ class Game:
                 "model",
                 f"an output of shape {raw.shape} for a batch of {n_rows}",
                 f"({n_rows}, K) or ({n_rows},), one row for each input",
-                "Wrap the model: lambda x: model(x).mean((2, 3)) scores the classes of maps "
-                "(N, K, H, W)."
-                if raw.ndim == 4
+                f"Score each class of maps (N, K, ...) by its mean. {mean_of_maps(raw.ndim)}"
+                if raw.ndim > 2 and len(raw) == n_rows
                 else "Wrap the model in a function that returns one row of scores per image.",
             )
         if self.n_outputs not in (None, out.shape[1]):

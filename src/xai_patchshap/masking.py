@@ -23,6 +23,7 @@ from .players import (
     Players,
     PlayersSpec,
     check_players,
+    is_grid,
     mask_players,
     named_segmentation,
     resolve_players,
@@ -294,7 +295,15 @@ class PatchMasker(shap.maskers.Masker):
             if self.players is None:
                 labels = np.arange(x[0].numel(), dtype=np.int64).reshape(x.shape[1:])
                 return [Players(labels, tuple(f"feature {i}" for i in range(labels.size)))]
-            mask = as_array(self.players)
+            given = self.players
+            if callable(given) or isinstance(given, str | int) or is_grid(given):
+                raise bad(
+                    "players",
+                    f"{given!r} for inputs of shape {tuple(x.shape)}",
+                    f"a mask of shape {tuple(x.shape[1:])}",
+                    "Grids, patches and superpixels are for images, (N, C, H, W) or (N, H, W, C).",
+                )
+            mask = as_array(given)
             return [mask_players(mask, tuple(x.shape[1:]))]
         if isinstance(self.players, np.ndarray | Tensor) and self.players.ndim == 3:
             masks = as_array(self.players)

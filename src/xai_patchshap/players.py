@@ -202,7 +202,7 @@ def check_players(spec: Any) -> None:
         raise bad("players", repr(spec), "a whole number of pixels", _HOW)
     elif isinstance(spec, int | np.integer):
         check_whole("players", spec, 1, mend=_HOW)
-    elif _is_grid(spec):
+    elif is_grid(spec):
         _two_sizes("players", spec)
     elif isinstance(spec, Players):
         raise bad("players", "an object of type Players", "its mask", "Give players.labels.")
@@ -216,7 +216,7 @@ def check_players(spec: Any) -> None:
         check_not_negative(whole_numbers(mask, "players"), "players")
 
 
-def _is_grid(spec: Any) -> bool:
+def is_grid(spec: Any) -> bool:
     try:
         return isinstance(spec, tuple) and all(np.ndim(s) == 0 for s in spec)
     except (TypeError, ValueError, RuntimeError):
@@ -260,7 +260,7 @@ def resolve_players(
         return grid_players(height, width, **_sizes(spec))
     if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
         return grid_players(height, width, patch=int(spec))
-    if _is_grid(spec):
+    if is_grid(spec):
         return grid_players(height, width, grid=_two_sizes("players", spec))
     if callable(spec):
         with raised_by("the function that makes players"):

@@ -270,7 +270,7 @@ def test_scores_of_maps_and_volumes_say_what_to_do():
     seg = nn.Conv2d(3, 5, 3, padding=1)
     with pytest.raises(PatchShapError, match=r"target=\(class, row, column\).*mean\(\(2, 3\)\)"):
         PatchKernelShap(seg).attribute(X, target=2, n_samples=16)
-    with pytest.raises(PatchShapError, match=r"mean\(\(2, 3\)\) scores the classes"):
+    with pytest.raises(PatchShapError, match=r"Score each class.*mean\(\(2, 3\)\)"):
         PatchKernelShap(seg, PatchMasker((2, 2)))(X, max_evals=16, silent=True)
     with pytest.raises(PatchShapError, match=r"attribute\(x, feature_mask=...\), which takes any"):
         PatchKernelShap(seg)(torch.rand(1, 3, 4, 8, 8), silent=True)

@@ -277,3 +277,30 @@ def test_threads_whose_explainers_share_a_network():
         assert network.training
     finally:
         network.eval()
+
+
+@pytest.mark.parametrize(("n_axes", "line"), [(3, "mean(2)"), (4, "mean((2, 3))")])
+def test_the_line_that_scores_maps_of_any_number_of_axes_works(n_axes, line):
+    def model(x):
+        return x.mean(3) if n_axes == 3 else x
+
+    for call in (
+        lambda: PatchKernelShap(model).attribute(X, target=1, n_samples=4, feature_mask=MASK),
+        lambda: PatchKernelShap(model, PatchMasker((2, 2)))(X, silent=True),
+    ):
+        with pytest.raises(PatchShapError) as caught:
+            call()
+        assert f"lambda x: model(x).{line}." in str(caught.value)
+    mended = eval(f"lambda x: model(x).{line}", {"model": model})
+    assert PatchKernelShap(mended, PatchMasker((2, 2)))(X, silent=True).values.shape[-1] == 3
+    place = (1,) * (n_axes - 1)
+    values = PatchKernelShap(model).attribute(X, target=place, n_samples=4, feature_mask=MASK)
+    assert values.shape == X.shape
+
+
+def test_grids_are_for_images_and_outputs_have_no_names_there():
+    explainer = PatchKernelShap(lambda x: x.flatten(1), PatchMasker((2, 2)))
+    with pytest.raises(PatchShapError, match=r"players: got .*Grids, patches and superpixels are"):
+        explainer.attribute(torch.rand(1, 3, 2, 4, 4), target=0, n_samples=10)
+    with pytest.raises(PatchShapError, match=r"outputs: got .cat.*explain_image takes names"):
+        explainer(X, outputs="cat", silent=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._arrays import as_array, as_tensor, plain_tensor
+from .._outputs import mean_of_maps
 from ..errors import PatchShapError, bad, warn
 from ..players import check_not_negative, whole_numbers
 
@@ -299,8 +300,13 @@ def as_vector(output: Tensor) -> Tensor:
     return output.reshape(-1) if output.numel() == size else output
 
 
-def is_one_value_per_batch(output: Tensor, target: Any, n_examples: int, per_eval: int) -> bool:
-    """Whether the model returns one value for the whole batch; an error for other forms."""
+def is_one_value_per_batch(
+    output: Tensor, target: Any, n_examples: int, per_eval: int, n_axes: int
+) -> bool:
+    """Whether the model returns one value for the whole batch; an error for other forms.
+
+    ``n_axes`` is that of the model's output, before the target was selected.
+    """
     if output.numel() == 1 and n_examples > 1:
         if per_eval != 1:
             raise bad(
@@ -311,12 +317,12 @@ def is_one_value_per_batch(output: Tensor, target: Any, n_examples: int, per_eva
         return True
     if as_vector(output).dim() != 1 or output.numel() != n_examples:
         mend = "Choose one output with target=, as in attribute(x, target=0)."
-        if target is not None or output.dim() > 2:
-            mend = (
-                "Name one place with a tuple of an index for each axis, target=(class, row, "
-                "column) for maps of classes (N, K, H, W), or wrap the model: lambda x: "
-                "model(x).mean((2, 3)) scores each class by its mean over the image."
-            )
+        if n_axes > 2:
+            place = "(class, row, column)" if n_axes == 4 else f"a tuple of {n_axes - 1} indices"
+            mend = f"Name one place, target={place}, or score each class by its mean. "
+            mend += mean_of_maps(n_axes)
+        elif target is not None:
+            mend = "Wrap the model in a function that returns one row of scores for each example."
         raise PatchShapError(
             f"forward function: got an output of shape {tuple(output.shape)} for "
             f"{n_examples} examples{'' if target is None else f' and target={target!r}'}; expected "

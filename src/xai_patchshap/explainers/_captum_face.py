@@ -151,7 +151,9 @@ class CaptumFace(Runner):
             self._warn_of_scale(*tensors)
             every_output = model(tensors, extra)
             output = _captum.select_target(every_output, target, None)
-            shared = _captum.is_one_value_per_batch(output, target, n, perturbations_per_eval)
+            shared = _captum.is_one_value_per_batch(
+                output, target, n, perturbations_per_eval, every_output.dim()
+            )
             played = tensors
             if shared:  # the whole batch is the one example
                 played = tuple(x[None] for x in tensors)

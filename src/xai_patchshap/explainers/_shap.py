@@ -174,6 +174,10 @@ def choose_outputs(
             rows = [np.atleast_1d(outputs.apply(shap.Explanation(f)).values) for f in full]
             index = np.stack(rows)
     else:
+        each = outputs if isinstance(outputs, list | tuple) else [outputs]
+        if any(isinstance(one, str) for one in each):
+            mend = "explain_image takes names, as labels=."
+            raise bad("outputs", repr(outputs), "an index or a list of indices", mend)
         index = as_array(as_tensor(outputs, "outputs"))
         index = np.broadcast_to(np.atleast_1d(index), (n, index.size)) if index.ndim < 2 else index
     if index.ndim != 2 or len(index) != n or not index.size or index.dtype.kind not in "iu":
