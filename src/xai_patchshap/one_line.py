@@ -51,8 +51,8 @@ _SAID = (
     (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
     (r"\bmax_evals=", "budget="),
     (
-        r"^labels: got (\d+); expected a whole number of at least 1 and at most (\d+)",
-        r"labels: got 'top\1'; expected 'top1' to 'top\2', the outputs of the model",
+        r"^labels: got (\d+); expected 1 to (\d+)",
+        r"labels: got 'top\1'; expected 'top1' to 'top\2'",
     ),
     (r"Choose some with outputs=.*", "Explain fewer labels, or fewer images at a time."),
     (r"PatchMasker\(layout='NHWC'\)", "layout='NHWC'"),
