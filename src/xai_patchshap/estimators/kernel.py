@@ -52,7 +52,8 @@ class KernelShap:
     honest and larger: the squared error can double there before it falls again.
 
     Time grows with the cube of the smaller of players and pairs: next to none for a few hundred
-    players, about 45 seconds of one core for 4,096 players, 9,000 evaluations and ten outputs.
+    players, 17 seconds of one core for 4,096 players, 9,000 evaluations and one output
+    (``benchmarks/memory.py``).
 
     Parameters
     ----------
