@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from xai_patchshap import PatchKernelShap
+from xai_patchshap import PatchKernelShap, grid_players
 from xai_patchshap.models import vit_patch_size
 
 PLAIN = {"embed_dim": 24, "depth": 1, "num_heads": 2}
@@ -104,7 +104,8 @@ def test_players_of_timms_models_are_their_tokens(name):
         model = timm.create_model(name, pretrained=False).eval()
         size = model.pretrained_cfg["input_size"][1:]
         tokens = model.forward_features(torch.empty(1, 3, *size)).shape[1]
-    assert n_default_players(model, size) == tokens - model.num_prefix_tokens
+    players = grid_players(*size, patch=vit_patch_size(model))
+    assert players.n == tokens - model.num_prefix_tokens
 
 
 @pytest.mark.parametrize(
