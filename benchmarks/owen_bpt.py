@@ -32,9 +32,9 @@ from skimage.segmentation import slic
 
 import xai_patchshap
 from xai_patchshap import OwenBPT, PatchMasker
-from xai_patchshap.hierarchy import bpt_tree
-from xai_patchshap.metrics import deletion_curve, insertion_curve
-from xai_patchshap.named_models import load_model
+from xai_patchshap.evaluation import deletion_curve, insertion_curve
+from xai_patchshap.models.load import load_model
+from xai_patchshap.players.trees import bpt_tree
 
 HERE = Path(__file__).parent
 SIZE, BATCH = 224, 16
@@ -443,7 +443,7 @@ _MEMORY = """
 import sys, numpy as np
 from PIL import Image
 import shap_bpt.shap_bpt as peer
-from xai_patchshap.hierarchy import bpt_tree
+from xai_patchshap.players.trees import bpt_tree
 def peak():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1])
 side = int(sys.argv[2])

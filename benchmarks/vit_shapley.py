@@ -38,9 +38,9 @@ from xai_patchshap.amortized import (
     shapley_values,
     train_explainer,
 )
-from xai_patchshap.amortized.objectives import kernel_pairs
+from xai_patchshap.amortized.losses import kernel_pairs
 from xai_patchshap.estimators import GaussianProcessShap, KernelShap
-from xai_patchshap.quality import quality_report
+from xai_patchshap.evaluation.report import quality_report
 from xai_patchshap.samples import (
     cifar10_classifier,
     cifar10_explainer,
@@ -293,7 +293,7 @@ def step(a: argparse.Namespace) -> dict[str, Any]:
         return ranks < halves[:, None]
 
     def ours() -> None:
-        from xai_patchshap.amortized.objectives import regression_loss
+        from xai_patchshap.amortized.losses import regression_loss
 
         shown = drawn()
         with torch.no_grad():
@@ -323,7 +323,7 @@ def step(a: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad()
 
     def kept() -> None:
-        from xai_patchshap.amortized.objectives import regression_loss
+        from xai_patchshap.amortized.losses import regression_loss
 
         loss = regression_loss(network(images)[0], kept_halves, kept_odd)
         loss.backward()

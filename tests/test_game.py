@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.game import Game
-from xai_patchshap.masking import CoalitionInputs
+from xai_patchshap.masking.coalition_inputs import CoalitionInputs
 
 X = torch.arange(1.0, 13.0).reshape(3, 4)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ._versions import show_versions
-from .dispatch import Explainer, register, unregister
 from .errors import PatchShapError
 from .estimators import Interactions
+from .explain_image import explain_image
 from .explainers import (
     InteractionShap,
     OwenBPT,
@@ -14,13 +14,13 @@ from .explainers import (
     Run,
     ViTShapleyAmortized,
 )
-from .masking import PatchMasker
-from .named_models import load_model
-from .one_line import explain_image
-from .onnx_models import OnnxModel
-from .players import Players, grid_players, mask_players
-from .superpixels import slic
-from .tokens import TokenDropping
+from .explainers.registry import Explainer, register, unregister
+from .masking.patch_masker import PatchMasker
+from .masking.token_dropping import TokenDropping
+from .models.load import load_model
+from .models.onnx import OnnxModel
+from .players.grids import Players, grid_players, mask_players
+from .players.superpixels import slic
 
 __version__ = "0.1.0"
 

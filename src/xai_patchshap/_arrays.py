@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,18 @@ from torch.masked import MaskedTensor
 
 from .errors import bad
 
-__all__ = ["as_array", "as_tensor", "plain_array", "plain_tensor"]
+__all__ = [
+    "CHANNELS",
+    "Layout",
+    "as_array",
+    "as_tensor",
+    "layout_of",
+    "plain_array",
+    "plain_tensor",
+]
+
+Layout: TypeAlias = Literal["NCHW", "NHWC"]
+CHANNELS = (1, 3, 4)  # of images whose layout is guessed
 
 # Unsigned integers that torch stores but hardly computes with, and what holds them.
 _WIDER = {
@@ -88,3 +99,35 @@ def as_array(x: Any) -> NDArray[Any]:
     known_to_numpy = not x.is_floating_point() or x.dtype in known
     array: NDArray[Any] = (x if known_to_numpy else x.float()).numpy()
     return array
+
+
+def layout_of(x: NDArray[Any] | Tensor, layout: Layout | Literal["auto"] = "auto") -> Layout:
+    """Whether a batch of images is (N, C, H, W) or (N, H, W, C).
+
+    Tensors follow torch, channels first. Arrays follow shap, channels last, unless only
+    their second axis has 1, 3 or 4 entries.
+    """
+    if layout in ("NCHW", "NHWC"):
+        return layout
+    if layout != "auto":
+        raise bad("layout", repr(layout), "'auto', 'NCHW' or 'NHWC'")
+    first, last = x.shape[1] in CHANNELS, x.shape[3] in CHANNELS
+    if isinstance(x, Tensor):
+        if last and not first:
+            raise bad(
+                "images",
+                f"a tensor of shape {tuple(x.shape)}",
+                "torch's channels-first layout (N, C, H, W)",
+                "Use x.permute(0, 3, 1, 2), or PatchMasker(layout='NHWC') if this is right.",
+            )
+        return "NCHW"
+    if last:
+        return "NHWC"
+    if first:
+        return "NCHW"
+    raise bad(
+        "images",
+        f"an array of shape {tuple(x.shape)}",
+        "1, 3 or 4 channels in the last or the second axis",
+        "Say which axis it is with PatchMasker(layout='NHWC') or 'NCHW'.",
+    )

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ._arrays import as_array, as_tensor
 from ._memory import check_memory
-from ._outputs import as_scores, mean_of_maps
 from .errors import PatchShapError, bad, check_whole, raised_by
-from .masking import CoalitionInputs
+from .masking.coalition_inputs import CoalitionInputs
+from .models.outputs import as_scores, mean_of_maps
 
 __all__ = ["Game"]
 

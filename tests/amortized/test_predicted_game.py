@@ -13,7 +13,7 @@ from tests.helpers import random_images, tiny_vit
 from torch import nn
 
 from xai_patchshap.amortized import ShapleyViT
-from xai_patchshap.amortized.objectives import game_loss, kernel_pairs, regression_loss
+from xai_patchshap.amortized.losses import game_loss, kernel_pairs, regression_loss
 from xai_patchshap.amortized.predicted_game import (
     PredictedGame,
     Prediction,

@@ -30,8 +30,8 @@ from xai_patchshap.amortized import (
     train_explainer,
     train_surrogate,
 )
-from xai_patchshap.amortized._table import Table
-from xai_patchshap.amortized.surrogate import _uniform_sizes
+from xai_patchshap.amortized.training.surrogate import _uniform_sizes
+from xai_patchshap.amortized.training.table import Table
 from xai_patchshap.samples import cifar10_explainer, cifar10_images
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xai_patchshap import _folders
+from xai_patchshap import _files as _folders
 from xai_patchshap.cli import main
 
 MODEL = """

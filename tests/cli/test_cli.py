@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from xai_patchshap import Interactions, __version__
-from xai_patchshap.cli import _result, main
+from xai_patchshap.cli import main
+from xai_patchshap.cli import result as _result
 from xai_patchshap.estimators import ExactInteractions
 from xai_patchshap.plots import redraw
 

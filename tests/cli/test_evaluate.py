@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from scipy.stats import t as student
 
-from xai_patchshap.cli import _evaluate, main
-from xai_patchshap.cli._methods import COMPARED
-from xai_patchshap.metrics import deletion_curve, insertion_curve
+from xai_patchshap.cli import evaluate as _evaluate
+from xai_patchshap.cli import main
+from xai_patchshap.cli.methods import COMPARED
+from xai_patchshap.evaluation import deletion_curve, insertion_curve
 from xai_patchshap.samples import cifar10_images, cifar10_path
 
 MODEL = """
@@ -261,7 +262,7 @@ def test_other_errors_of_a_model_are_not_taken_for_missing_gradients(
     def fails(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("xai_patchshap.cli._methods.Saliency.attribute", fails)
+    monkeypatch.setattr("xai_patchshap.cli.methods.Saliency.attribute", fails)
     assert evaluate(folder, "--methods", "saliency") == 2
     message = "model: got RuntimeError: out of memory; expected scores of every image"
     assert message in capsys.readouterr().err

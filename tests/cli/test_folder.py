@@ -14,11 +14,14 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from xai_patchshap._folders import draft_of
-from xai_patchshap.cli import _folder, _report, _result, main
-from xai_patchshap.cli._folder import group_size
-from xai_patchshap.cli._images import digest_of, images_below, images_of
-from xai_patchshap.named_models import NamedModel, load_model
+from xai_patchshap._files import draft_of
+from xai_patchshap.cli import folder as _folder
+from xai_patchshap.cli import main
+from xai_patchshap.cli import report as _report
+from xai_patchshap.cli import result as _result
+from xai_patchshap.cli.folder import group_size
+from xai_patchshap.cli.images import digest_of, images_below, images_of
+from xai_patchshap.models.load import NamedModel, load_model
 from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
 
 MODEL = """
@@ -192,7 +195,7 @@ def test_results_of_other_settings_are_not_mixed(model, folder, capsys, option, 
 
 
 def test_other_weights_are_other_settings(folder, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("xai_patchshap.cli._folder.explain_together", lambda *_, **__: [])
+    monkeypatch.setattr("xai_patchshap.cli.folder.explain_together", lambda *_, **__: [])
     common = ["explain", str(folder), "--model", "timm:test_vit", "--weights", "random"]
     settings = []
     monkeypatch.setattr(_folder, "write_index", lambda out, given, _: settings.append(given) or out)

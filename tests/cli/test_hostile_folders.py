@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from xai_patchshap.cli import _images, _result, main
-from xai_patchshap.cli._images import images_of, result_name
+from xai_patchshap.cli import images as _images
+from xai_patchshap.cli import main
+from xai_patchshap.cli import result as _result
+from xai_patchshap.cli.images import images_of, result_name
 
 MODEL = """
 import torch
@@ -341,7 +343,7 @@ def test_a_folder_that_goes_while_it_is_written_to(monkeypatch, capsys):
         shutil.rmtree("out", ignore_errors=True)
         return read(*rest)
 
-    monkeypatch.setattr("xai_patchshap.cli._folder.read_subject", and_remove)
+    monkeypatch.setattr("xai_patchshap.cli.folder.read_subject", and_remove)
     assert explain("images") == 2
     assert "--out: got 'out', which is gone; expected a folder" in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from tests.helpers import tiny_vit
 from xai_patchshap import PatchShapError
 from xai_patchshap.amortized import load_card, load_explainer, load_surrogate
 from xai_patchshap.cli import main
-from xai_patchshap.cli._train import ImageFiles
+from xai_patchshap.cli.train import ImageFiles
 
 ARGS = {
     "img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,

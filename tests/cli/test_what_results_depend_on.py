@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from xai_patchshap import _folders
-from xai_patchshap._folders import only_process_in
-from xai_patchshap.cli import _result, main
+from xai_patchshap import _files as _folders
+from xai_patchshap._files import only_process_in
+from xai_patchshap.cli import main
+from xai_patchshap.cli import result as _result
 
 HELPER = "hostile_imported_for_test"
 IMPORTS = {
@@ -29,7 +30,7 @@ def digest(name, monkeypatch):
 
 
 def _result_model(name):
-    from xai_patchshap.named_models import load_model
+    from xai_patchshap.models.load import load_model
 
     return load_model(name).name
 

@@ -124,7 +124,7 @@ def test_refuses_more_players_than_weights_can_count():
 
 
 def test_rounding_does_not_stop_the_factor():
-    from xai_patchshap.estimators import gaussian_process as gp
+    from xai_patchshap.estimators.process import posterior as gp
 
     column = np.linspace(1, 2, 5)[:, None]
     singular = column @ column.T - 1e-9 * np.eye(5)

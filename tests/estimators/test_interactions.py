@@ -27,7 +27,7 @@ from xai_patchshap.estimators.interactions import (
     Interactions,
     check_index,
 )
-from xai_patchshap.estimators.interactions.result import k_sii_of_sii, subsets
+from xai_patchshap.estimators.interactions.interactions import k_sii_of_sii, subsets
 
 HIGHER = tuple(i for i in INDICES if i not in ("SV", "BV"))
 BERNOULLI = (1.0, -1 / 2, 1 / 6, 0.0, -1 / 30, 0.0, 1 / 42)

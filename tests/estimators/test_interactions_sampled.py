@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.estimators import SAMPLING_RULES, KernelShap
-from xai_patchshap.estimators import _evidence as evidence
-from xai_patchshap.estimators import gaussian_process as gp
-from xai_patchshap.estimators.indices import (
-    coalition_weights,
-    diagonal_quadrature,
-    moebius_weights,
-)
+from xai_patchshap.estimators.indices import coalition_weights, diagonal_quadrature, moebius_weights
 from xai_patchshap.estimators.interactions import (
     EFFICIENT,
     INDICES,
@@ -31,8 +25,10 @@ from xai_patchshap.estimators.interactions import (
     RegressionInteractions,
     interaction_estimator,
 )
+from xai_patchshap.estimators.interactions.interactions import subsets
 from xai_patchshap.estimators.interactions.regression import REGRESSION_INDICES
-from xai_patchshap.estimators.interactions.result import subsets
+from xai_patchshap.estimators.process import evidence
+from xai_patchshap.estimators.process import posterior as gp
 
 GAUSSIAN, REGRESSION = INTERACTION_ESTIMATORS
 INDICES_OF = {GAUSSIAN: INDICES, REGRESSION: REGRESSION_INDICES}

@@ -20,7 +20,7 @@ from xai_patchshap.estimators import (
     RegressionInteractions,
     interaction_estimator,
 )
-from xai_patchshap.hierarchy import axis_tree, linkage_tree
+from xai_patchshap.players.trees import axis_tree, linkage_tree
 
 N = 6
 SAMPLED = {
@@ -185,7 +185,7 @@ def test_budgets_that_are_no_whole_numbers():
 
 
 def test_rows_of_many_players_are_the_same_however_many_are_drawn_at_once(monkeypatch):
-    from xai_patchshap.estimators import sampling
+    from xai_patchshap.estimators.coalitions import sampled_pairs as sampling
 
     expected = PairSampler(40, 3).take(300)[0]
     monkeypatch.setattr(sampling, "_ENTRIES", 40)
@@ -195,7 +195,7 @@ def test_rows_of_many_players_are_the_same_however_many_are_drawn_at_once(monkey
 
 
 def test_a_large_design_is_solved_as_a_small_one(monkeypatch):
-    from xai_patchshap.estimators import kernel
+    from xai_patchshap.estimators.shapley import kernel_shap as kernel
 
     z = KernelShap(30, 400).coalitions
     weights = np.random.default_rng(0).normal(size=(30, 3))

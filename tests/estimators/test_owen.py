@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.estimators import OwenRefiner
-from xai_patchshap.hierarchy import PartitionTree, axis_tree, linkage_tree
+from xai_patchshap.players.trees import PartitionTree, axis_tree, linkage_tree
 
 
 @cache

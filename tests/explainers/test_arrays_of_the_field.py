@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from xai_patchshap import OwenBPT, PatchKernelShap, PatchMasker, PatchShapError, grid_players
-from xai_patchshap.players import resolve_players
+from xai_patchshap.players.grids import resolve_players
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((2, 8, 8, 3)).astype(np.float32)  # for arrays; tensors get channels first

@@ -94,7 +94,7 @@ def test_real_weights_one_batch_or_many_and_one_class_or_ten():
     data = pytest.importorskip("skimage.data")
     from PIL import Image
 
-    from xai_patchshap.named_models import load_model
+    from xai_patchshap.models.load import load_model
 
     named = load_model()
     x = torch.stack([named.prepare(Image.fromarray(i)) for i in (data.coffee(), data.rocket())])

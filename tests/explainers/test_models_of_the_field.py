@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from xai_patchshap import InteractionShap, OwenBPT, PatchKernelShap, PatchMasker, PatchShapError
-from xai_patchshap._outputs import as_scores
+from xai_patchshap.models.outputs import as_scores
 
 KINDS = [PatchKernelShap, OwenBPT, InteractionShap]
 SIDE = 8

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from xai_patchshap import OwenBPT, PatchMasker
-from xai_patchshap.hierarchy import axis_tree, bpt_tree
+from xai_patchshap.players.trees import axis_tree, bpt_tree
 
 
 class Net(nn.Module):

@@ -25,7 +25,7 @@ from xai_patchshap import (
     grid_players,
     samples,
 )
-from xai_patchshap.baselines import GRADIENT_METHODS, gradient_attribution
+from xai_patchshap.evaluation.other_methods import GRADIENT_METHODS, gradient_attribution
 
 SIDE = 4
 X = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))

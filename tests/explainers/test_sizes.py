@@ -19,7 +19,7 @@ from xai_patchshap import (
     game,
     slic,
 )
-from xai_patchshap.estimators import _units
+from xai_patchshap.estimators import units as _units
 
 CLASSES = [PatchKernelShap, InteractionShap, OwenBPT]
 HUGE = [10**12, 2**63, 2**70, np.int64(10**12)]

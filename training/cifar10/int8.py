@@ -17,7 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from xai_patchshap.amortized._digests import model_digest
+from xai_patchshap.amortized.training.digests import model_digest
 
 N_CALIBRATION = 300
 _ROWS = 128  # of one request

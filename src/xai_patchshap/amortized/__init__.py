@@ -6,8 +6,6 @@ with vision transformers, ICLR 2023) in three stages: a classifier of your own; 
 the Shapley values of the surrogate's game in one forward pass.
 """
 
-from ._schedule import Schedule
-from .calibration import calibrate, explained_variance, per_image_correlation, shapley_values
 from .checkpoints import (
     load_card,
     load_classifier,
@@ -16,9 +14,16 @@ from .checkpoints import (
     save_explainer,
     save_surrogate,
 )
-from .explainer import train_explainer
 from .network import Architecture, ShapleyViT
-from .surrogate import train_surrogate
+from .training.calibration import (
+    calibrate,
+    explained_variance,
+    per_image_correlation,
+    shapley_values,
+)
+from .training.explainer import train_explainer
+from .training.schedule import Schedule
+from .training.surrogate import train_surrogate
 
 __all__ = [
     "Architecture",

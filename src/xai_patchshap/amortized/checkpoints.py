@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from .._files import write_atomically
 from ..errors import PatchShapError, bad
-from ..tokens import TokenDropping
-from ._data import write_atomically
+from ..masking.token_dropping import TokenDropping
 from .network import PREDICTS, Architecture, ShapleyViT
 
 __all__ = [

@@ -16,8 +16,8 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ..errors import bad
-from ..named_models import ScoredImages
-from ..tokens import TokenDropping
+from ..masking.token_dropping import TokenDropping
+from ..models.load import ScoredImages
 from .predicted_game import PredictedGame, Prediction, in_units
 
 __all__ = ["PREDICTS", "Architecture", "ShapleyViT"]

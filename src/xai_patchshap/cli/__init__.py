@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PatchShapError, rename
-from ._evaluate import add_evaluate
-from ._explain import add_explain
-from ._model import FLAGS
-from ._train import add_train
+from .evaluate import add_evaluate
+from .explain import add_explain
+from .model import FLAGS
+from .train import add_train
 
 __all__ = ["main"]
 

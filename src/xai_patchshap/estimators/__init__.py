@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..errors import bad
 from .base import Estimate, Estimator
-from .design import DesignedPairs
-from .exact import ExactShapley
-from .gaussian_process_shap import GaussianProcessShap
+from .coalitions.designed_pairs import DesignedPairs
+from .coalitions.sampled_pairs import SAMPLING_RULES, PairSampler, check_sampling
 from .interactions import (
     EFFICIENT,
     INDICES,
@@ -19,9 +18,10 @@ from .interactions import (
     check_regression,
     interaction_estimator,
 )
-from .kernel import KernelShap
 from .owen import OwenForest, OwenRefiner
-from .sampling import SAMPLING_RULES, PairSampler, check_sampling
+from .shapley.exact import ExactShapley
+from .shapley.gaussian_process import GaussianProcessShap
+from .shapley.kernel_shap import KernelShap
 
 __all__ = [
     "EFFICIENT",

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import bad
-from ..hierarchy import PartitionTree
-from ._units import same_everywhere, units_of
+from ..players.trees import PartitionTree
 from .base import Estimate
+from .units import same_everywhere, units_of
 
 __all__ = ["OwenForest", "OwenRefiner"]
 
@@ -61,7 +61,7 @@ class OwenRefiner:
 
     Examples
     --------
-    >>> from xai_patchshap.hierarchy import axis_tree
+    >>> from xai_patchshap.players.trees import axis_tree
     >>> weights = np.array([1.0, 2.0, 3.0, 4.0])
     >>> refiner = OwenRefiner(axis_tree([[0, 1], [2, 3]]), np.zeros(1), np.full(1, 10.0))
     >>> while len(coalitions := refiner.ask(100)):
@@ -267,7 +267,7 @@ class OwenForest:
 
     Examples
     --------
-    >>> from xai_patchshap.hierarchy import linkage_tree
+    >>> from xai_patchshap.players.trees import linkage_tree
     >>> trees = [linkage_tree([[0, 1], [2, 3]]), linkage_tree([[0, 2], [1, 3]])]
     >>> forest = OwenForest(trees, np.zeros(1), np.ones(1))
     >>> while len(coalitions := forest.ask(100)):

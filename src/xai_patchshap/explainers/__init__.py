@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ._base import PatchExplainer
-from ._runner import Run
+from .base import PatchExplainer
 from .interaction_shap import InteractionShap
 from .owen_bpt import OwenBPT
 from .patch_kernel_shap import PatchKernelShap
+from .run import Run
 from .vit_shapley_amortized import ViTShapleyAmortized
 
 __all__ = [

@@ -25,8 +25,8 @@ from ..estimators import (
     interaction_estimator,
 )
 from ..estimators.interactions import count_interactions
-from . import _shap
-from ._sampled import SampledExplainer, with_guides
+from . import shap_conventions as _shap
+from .sampled import SampledExplainer, with_guides
 
 __all__ = ["InteractionShap"]
 

@@ -15,9 +15,9 @@ from .._memory import check_memory, said
 from ..errors import PatchShapError, bad, check_amount, check_whole
 from ..estimators import Estimate, OwenForest
 from ..game import Game
-from ..hierarchy import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
-from ..masking import CoalitionInputs
-from ._base import PatchExplainer
+from ..masking.coalition_inputs import CoalitionInputs
+from ..players.trees import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
+from .base import PatchExplainer
 
 __all__ = ["OwenBPT"]
 
@@ -73,7 +73,7 @@ class OwenBPT(PatchExplainer):
         the Owen values of a single tree, which depends on the image alone; 32 is the most.
     compactness : float
         How much the data-aware trees prefer round regions; see
-        :func:`~xai_patchshap.hierarchy.bpt_tree`. With ``n_trees=1``, 0 gives the published
+        :func:`~xai_patchshap.players.trees.bpt_tree`. With ``n_trees=1``, 0 gives the published
         method.
     guides : int
         The outputs that decide what is refined: this many that are largest on the whole

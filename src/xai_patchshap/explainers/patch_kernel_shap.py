@@ -10,7 +10,7 @@ import torch
 
 from ..errors import bad, check_positive
 from ..estimators import SHAPLEY_ESTIMATORS, check_sampling, shapley_estimator
-from ._sampled import SampledExplainer
+from .sampled import SampledExplainer
 
 __all__ = ["PatchKernelShap"]
 

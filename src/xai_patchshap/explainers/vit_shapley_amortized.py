@@ -28,10 +28,11 @@ from ..estimators import (
     shapley_estimator,
 )
 from ..game import Game
-from ..masking import PatchMasker
-from . import _captum, _shap
-from ._base import PatchExplainer
-from ._sampled import leading_outputs
+from ..masking.patch_masker import PatchMasker
+from . import captum_conventions as _captum
+from . import shap_conventions as _shap
+from .base import PatchExplainer
+from .sampled import leading_outputs
 
 __all__ = ["ViTShapleyAmortized"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ._bridge import as_explanation, side_by_side
-from ._curves import metric_curves
-from ._interactions import interaction_matrix, interaction_network, interaction_partners
-from ._pixels import compare_maps, region_outlines
-from ._players import attribution_maps, redraw
+from .as_explanation import as_explanation, side_by_side
+from .attribution_maps import attribution_maps, redraw
+from .compare_maps import compare_maps, region_outlines
+from .interactions import interaction_matrix, interaction_network, interaction_partners
+from .metric_curves import metric_curves
 
 __all__ = [
     "as_explanation",

@@ -9,8 +9,8 @@ from ...errors import bad
 from ..indices import EFFICIENT, INDICES, check_index
 from .exact import ExactInteractions
 from .gaussian_process import GaussianProcessInteractions
+from .interactions import Interactions
 from .regression import RegressionInteractions, check_regression
-from .result import Interactions
 
 __all__ = [
     "EFFICIENT",

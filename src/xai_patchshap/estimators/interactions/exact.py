@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .._units import units_of
 from ..base import check_values
-from ..exact import ExactShapley
 from ..indices import check_index, coalition_weights
-from .result import Interactions, subsets
+from ..shapley.exact import ExactShapley
+from ..units import units_of
+from .interactions import Interactions, subsets
 
 __all__ = ["ExactInteractions", "exact_interactions"]
 

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...errors import bad
-from .._evidence import LEARN_FROM_OUTPUTS, learned, root_mean_square
-from .._units import Block, blocks_of_outputs, units_of
 from ..base import check_values
-from ..design import DesignedPairs
-from ..gaussian_process import HalfGame, factors_of, halves
+from ..coalitions.designed_pairs import DesignedPairs
+from ..coalitions.sampled_pairs import Pairs, PairSampler, paired_coalitions
 from ..indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
-from ..sampling import Pairs, PairSampler, paired_coalitions
+from ..process.evidence import LEARN_FROM_OUTPUTS, learned, root_mean_square
+from ..process.posterior import HalfGame, factors_of, halves
+from ..units import Block, blocks_of_outputs, units_of
 from .exact import exact_interactions
-from .result import Interactions, subsets
+from .interactions import Interactions, subsets
 
 __all__ = ["GaussianProcessInteractions"]
 
@@ -33,7 +33,7 @@ class GaussianProcessInteractions:
     """Any index from any number of pairs of coalitions; exact once all are drawn.
 
     The game is modelled as a Gaussian process (see
-    :mod:`xai_patchshap.estimators.gaussian_process`), whose posterior gives interactions of
+    :mod:`xai_patchshap.estimators.process.posterior`), whose posterior gives interactions of
     every index and order, also where they outnumber the evaluations, with their standard
     deviations. Outputs of one model share the parameters of the process: what one class depends
     on, others often do.

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, eye_array
 
 from ...errors import bad
-from .._ridge import AveragedRidge
-from .._units import constant_outputs, units_of
+from ..averaged_ridge import AveragedRidge
 from ..base import check_values
+from ..coalitions.sampled_pairs import PairSampler, paired_coalitions
 from ..indices import bernoulli, check_index
-from ..sampling import PairSampler, paired_coalitions
+from ..units import constant_outputs, units_of
 from .exact import exact_interactions
-from .result import Interactions, k_sii_of_sii, subsets
+from .interactions import Interactions, k_sii_of_sii, subsets
 
 __all__ = ["RegressionInteractions"]
 

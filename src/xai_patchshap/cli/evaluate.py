@@ -1,0 +1,351 @@
+"""The command line of comparisons: ``xai-patchshap evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .._files import only_process_in, write_text
+from ..errors import PatchShapError, bad, check_whole
+from ..evaluation import deletion_curve, insertion_curve
+from ..evaluation.correlations import at_least, random_coalitions, rank_correlation
+from ..explainers import PatchExplainer
+from ..masking.patch_masker import PatchMasker
+from ..models.batch import BatchModel
+from ..models.load import NamedModel
+from ..models.vit_anatomy import vit_patch_size
+from .images import identified, images_of, shown
+from .kept import Failures, Kept, Record, check_same
+from .methods import COMPARED, ImageGame, SurrogateScores, attributed
+from .model import (
+    add_model_options,
+    batch_rows,
+    class_name,
+    named_model,
+    prepare_masker,
+    scores_of,
+    trained,
+)
+from .result import read_subject, settings_of, source_of
+
+__all__ = ["add_evaluate"]
+
+Floats = NDArray[np.float64]
+
+_DEFAULT = "patch-kernel-shap,owen-bpt,captum-kernel-shap,integrated-gradients,saliency,random"
+# Added to the seed: a method that draws its masks as the scores do would be scored on its own.
+_OTHER = 1_000_003
+# What is called so in the folder of results: the report, and the folder of each image's scores.
+_REPORT, _IMAGES = "evaluation", "images"
+_COLUMNS = ("method", "images", "evaluations", "seconds")
+# Points and coalitions of one image, beyond which the scores gain no digit.
+_MOST = 10**6
+_SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the ``evaluate`` command to those of the command line."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare methods on your images and your model",
+        description="Insertion and deletion areas, sensitivity-n and faithfulness of several "
+        "methods: means over images, for the predicted class. All methods attribute to the same "
+        "players and are scored by the same game; gradients are summed over each player.",
+    )
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("images", nargs="+", type=Path, metavar="DIR", help="folders or images")
+    evaluate.add_argument(
+        "--methods", default=_DEFAULT, help=f"with commas, of {', '.join(COMPARED)} (%(default)s)"
+    )
+    add_model_options(evaluate)
+    evaluate.add_argument(
+        "--budget", type=int, default=500, help="model evaluations per image and method (500)"
+    )
+    evaluate.add_argument(
+        "--steps", type=int, default=100, help="points of a curve beyond the first (100)"
+    )
+    evaluate.add_argument(
+        "--samples", type=int, default=100,
+        help="coalitions for sensitivity-n, of half the players, and as many for faithfulness; "
+        "0 for neither (100)",
+    )  # fmt: skip
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--out", type=Path, default=Path("xai-patchshap-evaluation"), metavar="DIR"
+    )
+
+
+def _evaluate(a: argparse.Namespace) -> int:
+    methods = _methods(a)
+    at_least(2, "--budget", a.budget)
+    check_whole("--steps", a.steps, 1, _MOST)
+    if a.samples:
+        check_whole("--samples", a.samples, 2, _MOST)
+    at_least(0, "--seed", a.seed)
+    with only_process_in(a.out, deep=True):
+        return _compare(a, methods, images_of(a.images, a.out))
+
+
+def _compare(
+    a: argparse.Namespace, methods: Sequence[str], files: Sequence[tuple[str, Path]]
+) -> int:
+    comparison = _Comparison(a, methods)
+    stopped = False
+    try:
+        with tqdm(total=len(files) * len(methods), desc="evaluate", unit=" maps") as bar:
+            for done, (name, path) in enumerate(files, start=1):
+                comparison.add(name, path, bar)
+                bar.update(done * len(methods) - bar.n)
+        comparison.failures.check()
+    except KeyboardInterrupt:
+        # Means over the images that are finished are worth having.
+        stopped = True
+    if comparison.rows:
+        _report(a, comparison, len(files))
+    if stopped:
+        raise KeyboardInterrupt
+    for line in comparison.failures.lines:
+        print(f"xai-patchshap: {line}", file=sys.stderr)
+    return 1 if comparison.failures.lines else 0
+
+
+def _methods(a: argparse.Namespace) -> list[str]:
+    methods = list(dict.fromkeys(part.strip() for part in a.methods.split(",")))
+    unknown = [m for m in methods if m not in COMPARED]
+    if unknown:
+        raise bad("--methods", repr(unknown[0]), f"some of {', '.join(COMPARED)}")
+    if "vit-shapley" in methods and a.explainer is None:
+        raise bad("--methods", "vit-shapley without --explainer", "explainer.safetensors there")
+    return methods
+
+
+class _Comparison:
+    """Scores of the methods, image by image."""
+
+    def __init__(self, a: argparse.Namespace, methods: Sequence[str]) -> None:
+        self.a, self.methods = a, methods
+        self.rows: list[dict[str, Any]] = []
+        self.n_found = 0
+        self.failures = Failures()
+        self.explainer: PatchExplainer | None = None
+        if a.explainer is None:
+            self.named = named_model(a)
+            self.model, self.masker = self.named.model, prepare_masker(a, self.named)
+        else:
+            self.named, explainer = trained(a)
+            self.explainer, self.model = explainer, SurrogateScores(explainer.model)
+            self.masker = explainer.masker
+        self.batch = batch_rows(a.batch_size, self.model)
+        at_least(1, "--batch-size", self.batch)
+        weights = self.model if self.explainer is None else self.explainer.model
+        keys = ("players", "budget", "steps", "samples", "seed")
+        self.settings = settings_of(a, self.named, weights, keys) | {"methods": list(methods)}
+        _check_report(a.out, self.settings)
+        self.kept = Kept(a.out / _IMAGES, self.settings, _read_rows, ".json")
+        self.kept.check_settings()
+
+    def add(self, name: str, path: Path, bar: Any) -> None:
+        """Score all methods on one image, unless that is done, or note why not."""
+        source = source_of(path)
+        try:
+            digest = identified(path)
+            place, record = self.kept.place(name, source, digest)
+            if record is None:
+                x = read_subject(self.named, place, path, digest).x[None]
+        except PatchShapError as error:
+            self.failures.unreadable(error)
+            return
+        if record is None:
+            try:
+                rows = [row | {"file": shown(source)} for row in self._scored(place, x, bar)]
+            except Exception as error:  # of the model itself, too
+                self.failures.add(str(path), error)
+                return
+            self._keep(place, Record(self.settings, source, digest, True, rows))
+        else:
+            rows = record.content
+            self.n_found += 1
+        self.rows += rows
+        self.failures.n_done += 1
+
+    def _keep(self, name: str, record: Record) -> None:
+        """Write what is known of an image."""
+        if not self.a.out.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.a.out))
+        file = self.a.out / _IMAGES / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(vars(record), allow_nan=False) + "\n")
+
+    def _scored(self, name: str, x: Tensor, bar: Any) -> list[dict[str, Any]]:
+        a = self.a
+        scores = scores_of(self.named, x, self.batch)[0]
+        if not np.isfinite(scores).all():
+            raise bad("model", "NaN or infinite outputs", "finite numbers")
+        target = int(np.argmax(scores))
+        game = self._game(x, target, len(scores) == 1)
+        samples = [
+            random_coalitions(game.n, size, a.samples, a.seed + _OTHER)
+            for size in (game.n // 2, None)
+            if a.samples
+        ]
+        values = [game(coalitions) for coalitions in samples]
+        rows = []
+        for method in self.methods:
+            bar.set_postfix_str(f"{name}, {method}", refresh=False)
+            made = attributed(method, game)
+            curve = {"steps": a.steps, "batch_size": a.steps + 2}
+            found = [
+                insertion_curve(game, made.values, **curve).auc(),
+                deletion_curve(game, made.values, **curve).auc(),
+                *(
+                    float(rank_correlation(coalitions @ made.values, v))
+                    for coalitions, v in zip(samples, values, strict=True)
+                ),
+            ]
+            rows.append({
+                "image": name,
+                "class": class_name(self.named, target),
+                "score": float(scores[target]),
+                "method": method,
+                "evaluations": made.evaluations,
+                "seconds": made.seconds,
+                **{key: _defined(f) for key, f in zip(_SCORES, found, strict=False)},
+            })  # fmt: skip
+            bar.update()
+        return rows
+
+    def _game(self, x: Tensor, target: int, is_single: bool) -> ImageGame:
+        """The game of one image, with the players that all methods are given."""
+        device = BatchModel(self.model).device
+        (players,) = self.masker.prepare(x, "NCHW", vit_patch_size(self.model))[1]
+        if players.n < 2:
+            raise bad("--players", "a single player", "at least two")
+        return ImageGame(
+            self.model,
+            PatchMasker(players.labels, self.masker.background),
+            x if device is None else x.to(device),
+            target,
+            is_single,
+            self.batch,
+            self.a.budget,
+            self.a.seed,
+            self.explainer,
+        )
+
+
+def _defined(number: float) -> float | None:
+    return number if np.isfinite(number) else None
+
+
+def _read_rows(file: Path) -> Record | None:
+    """The rows of an image, with what they were made of; None for any other file."""
+    try:
+        if not file.is_file():  # but a pipe, which would be waited for
+            return None
+        return Record(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _check_report(out: Path, settings: dict[str, Any]) -> None:
+    """Raise if there is a report of other settings, or one that is none of ours."""
+    report, table = (out / f"{_REPORT}.{suffix}" for suffix in ("json", "csv"))
+    theirs: Any = settings
+    for path in (report, table):
+        if not os.path.lexists(path):
+            continue
+        try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("no file")
+            text = path.read_text(encoding="utf-8")
+            if path == report:
+                theirs = dict(json.loads(text)["settings"])
+            elif not text.startswith(",".join(_COLUMNS)):
+                raise ValueError("another table")
+        except (OSError, ValueError, KeyError, TypeError):
+            raise bad(
+                "--out",
+                f"'{out}', where '{path.name}' is no report of this command",
+                "a folder without such a file",
+                "Name another folder, or move that file.",
+            ) from None
+    check_same(out, report.name, theirs, settings)
+
+
+def _report(a: argparse.Namespace, comparison: _Comparison, n_files: int) -> None:
+    """Print the table, and write it with what it was made of."""
+    means = [_means(m, comparison.rows) for m in comparison.methods]
+    named: NamedModel = comparison.named
+    n = len(comparison.rows) // len(comparison.methods)
+    known = f", {comparison.n_found} of them scored already" if comparison.n_found else ""
+    print(
+        f"{n} of {n_files} images{known}, {named.name}, {named.scale} of the predicted class, "
+        f"background {a.background}; means +- half of a 95 % interval, median seconds\n"
+    )
+    print(_table(means))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(means[0]))
+    writer.writeheader()
+    writer.writerows(means)
+    write_text(a.out / f"{_REPORT}.csv", table.getvalue())
+    content = {
+        "settings": comparison.settings,
+        "methods": means,
+        "images": comparison.rows,
+        "failed": comparison.failures.lines,
+    }
+    write_text(a.out / f"{_REPORT}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(f"\nwrote {shown(a.out / _REPORT)}.csv and .json")
+
+
+def _means(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One line of the table."""
+    own = [row for row in rows if row["method"] == method]
+    line: dict[str, Any] = {
+        "method": method,
+        "images": len(own),
+        "evaluations": float(np.mean([row["evaluations"] for row in own])),
+        # The first image also pays for what is compiled or loaded once.
+        "seconds": float(np.median([row["seconds"] for row in own])),
+    }
+    for key in _SCORES:
+        numbers = [row[key] for row in own if row.get(key) is not None]
+        n = len(numbers)
+        line[key] = float(np.mean(numbers)) if n else None
+        half = student.ppf(0.975, n - 1) * np.std(numbers, ddof=1) / np.sqrt(n) if n > 1 else None
+        line[f"{key}_half_width"] = None if half is None else float(half)
+    return line
+
+
+def _table(means: Sequence[dict[str, Any]]) -> str:
+    shown = [key for key in _SCORES if any(line[key] is not None for line in means)]
+    lines = [["method", "evaluations", "seconds", *(key.replace("_", "-") for key in shown)]]
+    for line in means:
+        cells = [line["method"], f"{line['evaluations']:.0f}", f"{line['seconds']:.2f}"]
+        for key in shown:
+            mean, half = line[key], line[f"{key}_half_width"]
+            tail = "" if half is None else f" +- {half:.3f}"
+            cells.append("-" if mean is None else f"{mean:.3f}{tail}")
+        lines.append(cells)
+    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, width, strict=True))
+        )
+        for line in lines
+    )

@@ -1,0 +1,250 @@
+"""A page that shows the results of a folder: one file, without scripts from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .._files import write_text
+from ..plots.canvas import pale_gray, transparent_diverging
+from .images import shown
+
+__all__ = ["Entry", "index_page", "write_index"]
+
+_SIDE = 160  # of a thumbnail, in pixels
+_HIDDEN = ("method", "weights", "code")  # settings that say nothing to a reader
+_SATURATED = 99.5  # percentile at which the colours of a map end
+
+_OURS = "<meta name=generator content='xai-patchshap'>"
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --card: #fff; --page: #f4f4f2; --dim: #666;
+  --bad: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --card: #202124; --page: #151617; --dim: #a5a5a5; --bad: #ff8a80; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 90rem; padding: 1rem; background: var(--page);
+  font: 15px/1.4 system-ui, sans-serif; }
+h1 { font-size: 1.3rem; margin: 0 0 .3rem; }
+h2 { font-size: 1rem; margin: .6rem 0 .1rem; overflow-wrap: anywhere; }
+p { margin: .2rem 0; }
+.dim, th, figcaption { color: var(--dim); font-size: .85rem; font-weight: normal; }
+a { color: inherit; }
+#tools { display: flex; flex-wrap: wrap; gap: .5rem; margin: .8rem 0; }
+#tools input, #tools select { font: inherit; padding: .35rem .5rem; min-width: 0; }
+#tools input { flex: 1 1 12rem; max-width: 24rem; }
+main { display: grid; gap: .8rem; margin-top: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 20.5rem), 1fr)); }
+article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
+  padding: .8rem; content-visibility: auto; contain-intrinsic-size: 20rem; }
+article[hidden] { display: none; }
+.thumbs { display: flex; gap: .5rem; }
+.thumbs img { width: calc(50% - .25rem); height: auto; border-radius: .3rem; display: block; }
+table { border-collapse: collapse; width: 100%; margin: .4rem 0;
+  font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .15rem 0 .15rem .6rem; border-top: 1px solid var(--line);
+  vertical-align: top; }
+tr:first-child th { border-top: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+.file, #failed { overflow-wrap: anywhere; }
+#failed { color: var(--bad); }
+"""
+
+# Sorts and filters the cards; without it they are all there, by name.
+_SCRIPT = """
+const main = document.querySelector('main'), cards = [...main.children];
+const tools = document.getElementById('tools'), [find, sort] = tools.children;
+tools.hidden = false;
+find.oninput = () => cards.forEach(c => c.hidden = !c.dataset.text.includes(
+  find.value.toLowerCase()));
+sort.onchange = () => main.append(...[...cards].sort((a, b) => sort.value === 'name' ? 0 :
+  b.dataset[sort.value] - a.dataset[sort.value]));
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the page.
+
+    ``photo`` and ``map`` are data URIs, ``picture`` and ``pairs`` addresses relative to the
+    page; ``classes`` holds name, score, ``f(x) - f(background)`` and the sum of the
+    attributions.
+    """
+
+    name: str
+    picture: str
+    pairs: list[str]
+    photo: str
+    map: str
+    predicted: str
+    score: float
+    scale: str
+    classes: list[tuple[str, float, float, float]]
+    players: int
+    evaluations: int
+    seconds: float
+    exact: bool
+    source: str = ""
+
+
+def write_index(out: Path, settings: dict[str, Any], failed: Sequence[str]) -> Path:
+    """Write ``index.html`` on all results below a folder.
+
+    A page of that name that is not one of these is left alone, and the page has another name.
+
+    Parameters
+    ----------
+    out : path
+    settings : dict
+        What the results have in common.
+    failed : sequence of str
+        Which images could not be explained, and why.
+    """
+    found = [_entry(out, file) for file in out.rglob("*.npz")]
+    entries = sorted((e for e in found if e is not None), key=lambda e: e.name)
+    names = chain(("index", "xai-patchshap"), (f"xai-patchshap-{n}" for n in count(2)))
+    page = next(p for p in (out / f"{name}.html" for name in names) if _is_ours(p))
+    write_text(page, index_page(entries, settings, failed))
+    return page
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether a page may be written: it is not there, or it is one of these."""
+    if not os.path.lexists(page):
+        return True
+    return page.is_file() and _OURS.encode() in page.read_bytes()[:1000]
+
+
+def index_page(entries: Sequence[Entry], settings: dict[str, Any], failed: Sequence[str]) -> str:
+    """The page as HTML; arguments as for :func:`write_index`."""
+    n = len(entries)
+    title = f"{n} image{'' if n == 1 else 's'} explained by {settings.get('method', '')}"
+    shown = {k: v for k, v in settings.items() if v is not None and k not in _HIDDEN}
+    parts = [
+        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
+        f"{_OURS}\n"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n<h1>{escape(title)}</h1>\n"
+        f"<p class=dim>{escape(', '.join(f'{k} {_plain(v)}' for k, v in shown.items()))}</p>\n"
+        "<p class=dim>A map is that of the first class: red parts raise its score, blue ones "
+        "lower it, each image on a scale of its own. A click shows all classes.</p>\n"
+    ]
+    if failed:
+        parts.append(
+            f"<section id=failed><h2>{len(failed)} could not be explained</h2>\n"
+            + "".join(f"<p>{escape(line)}</p>\n" for line in failed)
+            + "</section>\n"
+        )
+    parts.append(
+        "<div id=tools hidden><input type=search placeholder='Find a name or class' "
+        "aria-label='Find a name or class'><select aria-label='Sort by'>"
+        "<option value=name>by name<option value=score>by score"
+        "<option value=spent>by evaluations<option value=seconds>by seconds</select></div>\n"
+        "<main>\n"
+    )
+    parts += (_card(entry) for entry in entries)
+    parts.append(f"</main>\n<script>{_SCRIPT}</script>\n</html>\n")
+    return "".join(parts)
+
+
+def _plain(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _card(entry: Entry) -> str:
+    text = escape(f"{entry.name} {entry.predicted}".lower(), quote=True)
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td>{score:.3f}<td>{gap:+.4f}<td>{total:+.4f}"
+        for name, score, gap, total in entry.classes
+    )
+    name, link = escape(entry.name, quote=True), escape(entry.picture, quote=True)
+    pairs = "".join(
+        f" · <a href='{escape(pair, quote=True)}'>pairs: {escape(row[0])}</a>"
+        for pair, row in zip(entry.pairs, entry.classes, strict=False)
+    )
+    kind = "exact" if entry.exact else "estimated"
+    return (
+        f"<article data-text='{text}' data-score={entry.score:.6g} "
+        f"data-spent={entry.evaluations} data-seconds={entry.seconds:.6g}>\n"
+        f"<a class=thumbs href='{link}'><img src='{entry.photo}' alt='{name}'>"
+        f"<img src='{entry.map}' alt='Attributions to {escape(entry.classes[0][0], quote=True)}'>"
+        f"</a>\n<h2><a href='{link}'>{name}</a></h2>\n"
+        f"<p class='dim file'>{escape(shown(entry.source))}</p>\n"
+        f"<p>{escape(entry.predicted)}, {escape(entry.scale)} {entry.score:.3f}</p>\n"
+        "<table><tr><th>class<th>score<th>f(x) - f(background)<th>sum"
+        f"{rows}</table>\n"
+        f"<p class=dim>{entry.players} players, {entry.evaluations} evaluations, "
+        f"{entry.seconds:.1f} s, {kind}{pairs}</p>\n</article>\n"
+    )
+
+
+def _entry(out: Path, file: Path) -> Entry | None:
+    """What the page says of a result; None for any other file."""
+    try:
+        if not file.is_file():
+            return None
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
+            if "settings" not in saved:
+                return None
+            values, gap = saved["values"], saved["full_values"] - saved["base_values"]
+            names = [str(name) for name in saved["class_names"]]
+            numbers = zip(names, saved["scores"], gap, values.sum(axis=0), strict=True)
+            photo, labels = saved["photo"], saved["labels"]
+            folder = file.relative_to(out).parent
+            stem = file.name.removesuffix(".npz")
+            return Entry(
+                name=(folder / stem).as_posix(),
+                picture=_address(folder / f"{stem}.png"),
+                pairs=[_address(folder / str(name)) for name in saved["pairs"]],
+                photo=_data_uri(photo),
+                map=_data_uri(_heat(photo, labels, values[:, 0])),
+                predicted=str(saved["predicted_name"]),
+                score=float(saved["predicted_score"]),
+                scale=str(saved["scale"]),
+                classes=[(name, float(s), float(g), float(t)) for name, s, g, t in numbers],
+                players=len(values),
+                evaluations=int(saved["evaluations"]),
+                seconds=float(saved["seconds"]),
+                exact=bool(saved["exact"]),
+                source=str(saved["source"]),
+            )
+    except Exception:  # not a zip file, or a damaged one
+        return None
+
+
+def _address(path: Path) -> str:
+    return quote(path.as_posix())
+
+
+def _heat(
+    photo: NDArray[np.uint8], labels: NDArray[np.int64], values: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """The map of a class over a pale photograph, as in the pictures."""
+    density = (values / np.bincount(labels.ravel()))[labels]
+    size = np.abs(density)
+    limit = float(np.percentile(size, _SATURATED) or size.max()) or 1.0
+    pale = pale_gray(np.asarray(Image.fromarray(photo).resize(labels.shape[::-1])) / 255)
+    color = transparent_diverging()(np.clip(0.5 + 0.5 * density / limit, 0, 1))
+    alpha = color[..., 3:]
+    return np.asarray((color[..., :3] * alpha + pale[..., None] * (1 - alpha)) * 255, np.uint8)
+
+
+def _data_uri(pixels: NDArray[np.uint8]) -> str:
+    image = Image.fromarray(pixels)
+    scale = _SIDE / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Coalitions to evaluate: sampled, or designed, always with their complements."""

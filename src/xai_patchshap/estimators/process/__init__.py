@@ -1,0 +1,1 @@
+"""The Gaussian process over coalitions: its kernel, its evidence and its posterior."""

@@ -1,0 +1,17 @@
+"""Metrics of attributions against a game: any callable from coalitions to values."""
+
+from __future__ import annotations
+
+from .correlations import faithfulness, sensitivity_n
+from .curves import Curve, IoU, deletion_curve, insertion_curve, masker_game, max_iou
+
+__all__ = [
+    "Curve",
+    "IoU",
+    "deletion_curve",
+    "faithfulness",
+    "insertion_curve",
+    "masker_game",
+    "max_iou",
+    "sensitivity_n",
+]

@@ -1,0 +1,307 @@
+"""One function for a photograph and a model, whatever they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shap
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ._arrays import as_array, layout_of
+from .amortized import ShapleyViT, load_card, load_explainer
+from .errors import PatchShapError, bad, check_names, rename, warnings_said
+from .explainers.registry import Explainer
+from .explainers.shap_conventions import Ranked, stacked
+from .masking.patch_masker import PatchMasker
+from .models.load import NamedModel, load_model, open_image, outputs_called, prepares_images
+
+__all__ = ["METHODS", "explain_image"]
+
+METHODS = ("patch-kernel-shap", "owen-bpt", "vit-shapley")
+
+# What Captum, shap and the explainers call the arguments of explain_image.
+_ELSEWHERE = {
+    "algorithm": "method",
+    "baselines": "background",
+    "feature_mask": "players",
+    "images": "image",
+    "masker": "players",
+    "max_evals": "budget",
+    "n_samples": "budget",
+    "nsamples": "budget",
+    "output_names": "class_names",
+    "outputs": "labels",
+    "ranked_outputs": "labels",
+    "silent": "progress",
+    "target": "labels",
+    "x": "image",
+}
+_OVERSHOOT = 0.1
+# What the explainers say in errors and warnings, and how it is said here.
+_SAID = (
+    (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
+    (r"\bmax_evals=", "budget="),
+    (
+        r"^labels: got (\d+); expected 1 to (\d+)",
+        r"labels: got 'top\1'; expected 'top1' to 'top\2'",
+    ),
+    (r"Choose some with outputs=.*", "Explain fewer labels, or fewer images at a time."),
+    (r"PatchMasker\(layout='NHWC'\)", "layout='NHWC'"),
+    (r"algorithm='(\w+)'", r"method='\1'"),
+    (r" max_evals, batch_size, outputs and silent go .*", ""),
+)
+
+
+def explain_image(
+    model: Any,
+    image: Any,
+    *,
+    method: str = "patch-kernel-shap",
+    labels: Any = None,
+    budget: int | str = "auto",
+    background: Any = "mean",
+    players: Any = None,
+    layout: str = "auto",
+    batch_size: int | str = "auto",
+    class_names: Sequence[str] | None = None,
+    seed: int | None = 0,
+    progress: bool = False,
+    **options: Any,
+) -> shap.Explanation:
+    """Explain what a model says of an image, or of a batch of them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, callable, str, path, bytes or pipeline
+        Anything that :func:`~xai_patchshap.models.load.load_model` takes or returns: a
+        module, a function of arrays or tensors, an ONNX file, ``"timm:NAME"``, a transformers
+        pipeline. For ``"vit-shapley"`` a ``ShapleyViT`` or its checkpoint.
+    image : ndarray, Tensor, PIL.Image.Image, path, or list of photographs
+        (H, W, C), (C, H, W), (H, W), or a batch of these.
+
+        Photographs are turned upright, resized and cropped to the model's size, and scaled
+        to [0, 1]. A PIL image or a file is one. For a model whose preprocessing is this
+        package's (of a name, of transformers, or a ``ShapleyViT``) so are uint8 arrays, 0 to
+        255, and float arrays in [0, 1] of another size than the model's; those of its size
+        are taken as they are. Your own module, function or ONNX model gets arrays and tensors
+        as they are, in the units that it takes.
+    method : {"patch-kernel-shap", "owen-bpt", "vit-shapley"}
+        Shapley values of patches, Owen values to the pixel, or one pass of a trained network.
+    labels : int, str, list of these, or "top3" and the like, optional
+        Outputs to explain, by index or name; the largest by default.
+    budget : int or "auto"
+        Model evaluations for each image.
+    background, players
+        As in :class:`PatchMasker`, for images as the model gets them; vit-shapley has its own.
+    layout : {"auto", "NCHW", "NHWC"}
+        Where the channels are. By default where there are 1, 3 or 4 of them; where both
+        could be, last for arrays and first for tensors.
+    batch_size : int or "auto"
+    class_names : sequence of str, optional
+        Names of the outputs, by default the model's own if it has any.
+    seed : int or None
+    progress : bool
+    **options
+        Further arguments of the explainer, as ``hierarchy=`` of :class:`OwenBPT`.
+
+    Returns
+    -------
+    shap.Explanation
+        ``values`` (N, H, W, C, K), channels last, without K for a model with a single output.
+        Over an image they sum to ``f(x) - f(background)``. ``shap.image_plot`` draws it.
+
+    Raises
+    ------
+    PatchShapError
+        If anything does not fit; but for labels and the model's own output, which need one
+        evaluation to be known, before the model is called.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def model(images):  # numpy in, numpy out
+    ...     return images.mean(axis=(1, 2))
+    >>> image = np.random.default_rng(0).random((32, 32, 3))
+    >>> explanation = explain_image(model, image, players=(4, 4), labels="green",
+    ...                             class_names=["red", "green", "blue"], background=0.0)
+    >>> explanation.values.shape
+    (1, 32, 32, 3, 1)
+    >>> bool(np.isclose(explanation.values.sum(), image[..., 1].mean()))
+    True
+    """
+    for name in options:
+        if name in _ELSEWHERE:
+            raise bad("arguments", f"{name}=", f"{_ELSEWHERE[name]}=, as it is called here")
+    kind = str(method).replace("_", "-")
+    kind = "patch-kernel-shap" if kind == "patch-kernel" else kind  # as Explainer calls it
+    if kind not in METHODS:
+        raise bad("method", repr(method), f"one of {METHODS}", "For pairs, use InteractionShap.")
+    with _in_these_words():
+        if kind == "vit-shapley":
+            named = _trained(model, class_names)
+            is_mean_or_drop = isinstance(background, str) and background in ("mean", "drop")
+            if players is not None or not is_mean_or_drop:
+                raise bad(
+                    "players or background",
+                    f"{players!r}, {background!r}",
+                    "neither for vit-shapley: the training has settled them",
+                )
+            background = "drop"
+        else:
+            named = load_model(model, class_names=class_names)
+        x, axes = _as_batch(image, named, layout)
+        masker = PatchMasker(players, background, axes)
+        names = named.class_names
+        explainer = Explainer(
+            named.model,
+            masker,
+            algorithm=kind,
+            output_names=None if names is None else list(names),
+            seed=seed,
+            **options,
+        )
+        explanation: shap.Explanation = explainer(
+            x,
+            max_evals=budget,
+            batch_size=batch_size,
+            outputs=_chosen(labels, names),
+            silent=not progress,
+        )
+    return explanation
+
+
+@contextmanager
+def _in_these_words() -> Iterator[None]:
+    """Let errors and warnings speak of the arguments of :func:`explain_image`."""
+    try:
+        with warnings_said(_said):
+            yield
+    except PatchShapError as error:
+        rename(error, _ELSEWHERE)
+        error.args = (_said(str(error)),)
+        raise
+
+
+def _said(message: str) -> str:
+    for theirs, ours in _SAID:
+        message = re.sub(theirs, ours, message)
+    return message
+
+
+def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
+    """An explainer network, or that of a checkpoint, whose card may name the classes."""
+    names = check_names("class_names", class_names)
+    if isinstance(model, str | PathLike):
+        file = Path(model)
+        model = load_explainer(file)
+        names = load_card(file).get("class_names") if names is None else names
+    if not isinstance(model, ShapleyViT):
+        raise bad(
+            "model",
+            f"an object of type {type(model).__name__}",
+            "a ShapleyViT or the path of its checkpoint for vit-shapley",
+            "xai-patchshap train makes one for your own transformer.",
+        )
+    known = None if names is None else tuple(str(n) for n in names)
+    return NamedModel(model, "", model.image_size, class_names=known)
+
+
+def _as_batch(image: Any, named: NamedModel, layout: Any) -> tuple[Any, Any]:
+    """A batch of images as the model takes them, and where its channels are."""
+    several = image if isinstance(image, list | tuple) else [image]
+    are_files = [isinstance(one, str | PathLike | Image.Image) for one in several]
+    if several and all(are_files):
+        photographs = [one if isinstance(one, Image.Image) else open_image(one) for one in several]
+        return torch.stack([named.prepare(p) for p in photographs]), "NCHW"
+    if any(are_files):
+        raise bad("image", "a list of photographs and arrays", "one or the other")
+    x, axes = _arrays(image, layout)
+    if not (prepares_images(named.model) or isinstance(named.model, ShapleyViT)):
+        return x, axes
+    pixels = as_array(x)
+    pixels = pixels if axes == "NHWC" else np.moveaxis(pixels, 1, 3)
+    if pixels.shape[3] not in (1, 3, 4):
+        raise bad("image", f"{pixels.shape[3]} channels", "1, 3 or 4")
+    if pixels.dtype != np.uint8:
+        _check_scale(pixels)
+        if pixels.shape[1:] == (*named.size, named.channels):
+            return x, axes
+        pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    # Pillow has no axis of channels for gray.
+    pixels = pixels[..., 0] if pixels.shape[3] == 1 else pixels
+    return torch.stack([named.prepare(Image.fromarray(p)) for p in pixels]), "NCHW"
+
+
+def _check_scale(pixels: NDArray[Any]) -> None:
+    """Raise unless images lie in [0, 1], where a resized one may overshoot a little."""
+    if pixels.dtype.kind not in "bf":
+        mend = "Divide whole numbers by what is white." if pixels.dtype.kind in "iu" else ""
+        raise bad("image", f"dtype {pixels.dtype}", "uint8, 0 to 255, or floats in [0, 1]", mend)
+    if not np.isfinite(pixels).all():
+        raise bad("image", "NaN or infinity", "numbers", "np.nan_to_num(x) replaces them.")
+    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        mend = "Divide by 255." if low >= 0 else "The model normalises them itself."
+        raise bad("image", f"numbers from {low:.3g} to {high:.3g}", "images in [0, 1]", mend)
+
+
+def _arrays(image: Any, layout: Any) -> tuple[NDArray[Any] | Tensor, Any]:
+    """An array or a tensor as a batch, and where its channels are."""
+    try:
+        image = stacked(image)
+        x = image if isinstance(image, Tensor) else np.asarray(image)
+    except ValueError as error:
+        raise bad(
+            "image", "images of several sizes", "a batch of one size", f"({error})"
+        ) from error
+    if x.ndim == 2:
+        axes = layout if layout != "auto" else "NCHW" if isinstance(x, Tensor) else "NHWC"
+        return (x[None, None] if axes == "NCHW" else x[None, :, :, None]), axes
+    if x.ndim not in (3, 4):
+        raise bad(
+            "image", f"shape {tuple(x.shape)}", "(H, W), (H, W, C), (C, H, W), or a batch of these"
+        )
+    x = x[None] if x.ndim == 3 else x
+    return x, layout_of(x, layout)
+
+
+class _Top(Ranked):
+    """Said as the user did."""
+
+    def __repr__(self) -> str:
+        return f"'top{self.n}'"
+
+
+def _chosen(labels: Any, names: Sequence[str] | None) -> Any:
+    """What the explainers take as outputs."""
+    if labels is None:
+        return Ranked(1, "max", if_any=True)
+    if isinstance(labels, str) and re.fullmatch("top[1-9][0-9]*", labels):
+        return _Top(int(labels[3:]), "max", if_any=labels == "top1")
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    chosen = []
+    for label in labels if isinstance(labels, list | tuple) else [labels]:
+        if isinstance(label, str):
+            found = outputs_called(names, label)
+            if len(found) != 1:
+                came = f"{label!r}, which names {len(found)} of the outputs"
+                raise bad(
+                    "labels", came, "indices, 'topN', or names that the model or class_names has"
+                )
+            chosen.append(found[0])
+        elif isinstance(label, int | np.integer) and not isinstance(label, bool):
+            chosen.append(int(label))
+        else:
+            raise bad("labels", repr(label), "an index, a name, a list of these, or 'topN'")
+    if not chosen:
+        raise bad("labels", "an empty list", "at least one")
+    return chosen

