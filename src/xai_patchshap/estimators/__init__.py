@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import bad
-from .base import Estimate, Estimator
+from .base import Estimate, Estimator, Plan, Planned
 from .coalitions.designed_pairs import DesignedPairs
 from .coalitions.sampled_pairs import SAMPLING_RULES, PairSampler, check_sampling
 from .interactions import (
@@ -41,6 +41,8 @@ __all__ = [
     "OwenForest",
     "OwenRefiner",
     "PairSampler",
+    "Plan",
+    "Planned",
     "RegressionInteractions",
     "check_index",
     "check_regression",
@@ -64,7 +66,7 @@ def shapley_estimator(
     sampling: str | None = None,
     estimator: str = "auto",
     residual: bool = False,
-) -> Estimator:
+) -> Plan:
     """Estimator for a game; exact when the budget covers all 2**n coalitions.
 
     Both evaluate complete pairs first, so that they have an answer when they are stopped

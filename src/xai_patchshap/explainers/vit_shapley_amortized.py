@@ -21,9 +21,9 @@ from ..amortized.predicted_game import PredictedGame, Prediction
 from ..errors import bad
 from ..estimators import (
     Estimate,
-    Estimator,
     GaussianProcessShap,
     KernelShap,
+    Plan,
     check_sampling,
     shapley_estimator,
 )
@@ -316,7 +316,7 @@ class ViTShapleyAmortized(PatchExplainer):
             estimates.append(self._with_known_error(estimate, columns[i][:n_outputs]))
         return estimates
 
-    def _estimator(self, n_players: int, budget: int, seed: int) -> Estimator:
+    def _estimator(self, n_players: int, budget: int, seed: int) -> Plan:
         kind = "auto" if budget >= _FEWEST_FOR_A_PROCESS else "kernel-shap"
         # The design, which is the default of the process, is for the process alone.
         sampling = None if self.sampling == "a-optimal" else self.sampling
@@ -330,7 +330,7 @@ class ViTShapleyAmortized(PatchExplainer):
 
     def _refined(
         self,
-        estimator: Estimator,
+        estimator: Plan,
         values: NDArray[np.float64],
         prior: NDArray[np.float64],
         n_outputs: int,
@@ -355,7 +355,8 @@ class ViTShapleyAmortized(PatchExplainer):
         values, prior = values[:, :n_outputs], prior[:, :n_outputs]
         if isinstance(estimator, KernelShap):
             return estimator.estimate(values, prior, self.model.ridge)
-        return estimator.estimate(values)
+        estimate: Estimate = estimator.estimate(values)
+        return estimate
 
     def _with_known_error(self, estimate: Estimate, outputs: Any) -> Estimate:
         """The validation error as the standard error of a prediction alone."""
@@ -436,7 +437,7 @@ class _Start:
     """Where a refinement starts from: the game that the network predicts for an image, if any."""
 
     game: PredictedGame | None
-    estimator: Estimator
+    estimator: Plan
     patches: NDArray[np.int64]  # of the players
     outputs: NDArray[np.int64]
 

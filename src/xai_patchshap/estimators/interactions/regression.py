@@ -120,7 +120,7 @@ class RegressionInteractions:
             lambda p: 8 * (4 * p * features + 2 * min(p, features) ** 2),
         )
 
-    def estimate(self, values: Floats) -> Interactions:
+    def estimate(self, values: Floats, n_guides: int = 0) -> Interactions:
         """Interactions of all outputs from the values of the first coalitions.
 
         Parameters
@@ -128,8 +128,10 @@ class RegressionInteractions:
         values : ndarray of shape (m, n_outputs) or (m,)
             Values of the first ``m >= 2`` of :attr:`coalitions`; a last coalition
             without its complement is left aside.
+        n_guides : int
+            The last outputs, as many as this, only guide a Gaussian process: they are left aside.
         """
-        v = check_values(values, len(self.coalitions), self.min_coalitions)
+        v = check_values(values, len(self.coalitions), self.min_coalitions, n_guides)
         n_pairs = (len(v) - 2) // 2
         if n_pairs == self._sampler.n_pairs:
             return exact_interactions(self.coalitions, v, self.index, self.order)

@@ -60,15 +60,17 @@ class ExactShapley:
         """Every coalition is needed."""
         return len(self.coalitions)
 
-    def estimate(self, values: NDArray[np.float64]) -> Estimate:
+    def estimate(self, values: NDArray[np.float64], n_guides: int = 0) -> Estimate:
         """Exact Shapley values of all outputs, with zero errors.
 
         Parameters
         ----------
         values : ndarray of shape (2**n_players, n_outputs) or (2**n_players,)
             Value of each of :attr:`coalitions`.
+        n_guides : int
+            The last outputs, as many as this, only guide a Gaussian process: they are left aside.
         """
-        v = check_values(values, len(self.coalitions), self.min_coalitions)
+        v = check_values(values, len(self.coalitions), self.min_coalitions, n_guides)
         return exact_estimate(self.coalitions, v)
 
 

@@ -95,7 +95,11 @@ class KernelShap:
         self._design: _Design | None = None
 
     def estimate(
-        self, values: Floats, prior: Floats | None = None, ridge: float | None = None
+        self,
+        values: Floats,
+        prior: Floats | None = None,
+        ridge: float | None = None,
+        n_guides: int = 0,
     ) -> Estimate:
         r"""Estimate from the values of the first coalitions.
 
@@ -111,8 +115,10 @@ class KernelShap:
         ridge : float, optional
             Its strength lambda: the variance of one pair's residual over that of the prior's
             errors. By default it is averaged over, by marginal likelihood.
+        n_guides : int
+            The last outputs, as many as this, only guide a Gaussian process: they are left aside.
         """
-        v = check_values(values, len(self.coalitions), self.min_coalitions)
+        v = check_values(values, len(self.coalitions), self.min_coalitions, n_guides)
         n_pairs = (len(v) - 2) // 2
         if n_pairs == self._sampler.n_pairs:
             return exact_estimate(self.coalitions, v)
