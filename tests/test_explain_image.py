@@ -31,7 +31,7 @@ def sums(explanation):
     return explanation.values.sum(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("method", ["patch-kernel-shap", "patch_kernel", "owen_bpt"])
+@pytest.mark.parametrize("method", ["patch_kernel_shap", "patch-kernel-shap", "owen_bpt"])
 def test_values_add_up_for_functions_of_arrays(method):
     explanation = explain_image(
         channel_means, PHOTO, method=method, labels=[0, 2], players=(2, 2), background=0.25
@@ -103,8 +103,10 @@ def test_photographs_and_files_are_resized_for_the_model(tmp_path):
 def test_a_trained_explainer_is_asked_once():
     images, _ = cifar10_images()
     network = cifar10_explainer()
-    by_object = explain_image(network, images[:2], method="vit-shapley", labels="top1")
-    by_path = explain_image(cifar10_path(), images[:2], method="vit-shapley", labels="top1")
+    by_object = explain_image(network, images[:2], method="vit_shapley_amortized", labels="top1")
+    by_path = explain_image(
+        cifar10_path(), images[:2], method="vit_shapley_amortized", labels="top1"
+    )
     np.testing.assert_array_equal(by_object.values, by_path.values)
     _, full = network(images[:2])
     best = full.argmax(1)
@@ -114,7 +116,7 @@ def test_a_trained_explainer_is_asked_once():
 
 
 def test_options_reach_the_explainer():
-    options = {"method": "owen-bpt", "players": 4, "budget": 40, "labels": 0, "background": 0.0}
+    options = {"method": "owen_bpt", "players": 4, "budget": 40, "labels": 0, "background": 0.0}
     one = explain_image(channel_means, PHOTO, n_trees=1, hierarchy="axis", **options)
     np.testing.assert_allclose(sums(one)[0], PHOTO.mean((0, 1))[:1], atol=1e-6)
 
@@ -124,8 +126,10 @@ def test_options_reach_the_explainer():
     [
         (
             {"method": "lime"},
-            "method: got 'lime'; expected one of ('patch-kernel-shap', 'owen-bpt'",
+            "method: got 'lime'; expected one of ('patch_kernel_shap', 'owen_bpt'",
         ),
+        ({"method": "vit-shapley"}, "Did you mean 'vit-shapley-amortized'?"),
+        ({"method": "interaction_shap"}, "expected one whose values are a map. Use InteractionSh"),
         ({"labels": "violet"}, "labels: got 'violet', which names 0 of the outputs; expected"),
         ({"labels": 1.5}, "labels: got 1.5; expected an index, a name, a list of these, or 'topN'"),
         ({"labels": []}, "labels: got an empty list; expected at least one"),
@@ -217,13 +221,13 @@ def test_more_values_than_fit_into_memory(monkeypatch):
 def test_what_vit_shapley_refuses(change, message):
     arguments = {"model": cifar10_path(), "image": PHOTO, **change}
     with pytest.raises(PatchShapError, match=message):
-        explain_image(**arguments, method="vit-shapley")
+        explain_image(**arguments, method="vit_shapley_amortized")
 
 
 def test_a_checkpoint_names_its_classes_and_a_layout_is_heeded():
     image = cifar10_images()[0][0].permute(1, 2, 0)
     found = explain_image(
-        cifar10_path(), image, method="vit-shapley", labels="airplane", layout="NHWC"
+        cifar10_path(), image, method="vit_shapley_amortized", labels="airplane", layout="NHWC"
     )
     assert found.output_names == ["airplane"]
     assert found.values.shape == (1, 32, 32, 3, 1)
@@ -284,8 +288,8 @@ def test_floats_are_taken_as_they_are_and_other_whole_numbers_by_no_model_of_our
 def test_a_trained_explainer_takes_bytes_too():
     images, _ = cifar10_images()
     pixels = (images[:2].permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    found = explain_image(cifar10_path(), pixels, method="vit-shapley", labels=3)
-    expected = explain_image(cifar10_path(), images[:2], method="vit-shapley", labels=3)
+    found = explain_image(cifar10_path(), pixels, method="vit_shapley_amortized", labels=3)
+    expected = explain_image(cifar10_path(), images[:2], method="vit_shapley_amortized", labels=3)
     np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
 
 

@@ -35,6 +35,7 @@ ORDER = {
         "_arrays",
         "_versions",
         "_memory",
+        "_methods",
         "errors",
     ],
     "amortized": [

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ._arrays import as_array, layout_of
+from ._methods import check_method
 from .amortized import ShapleyViT, load_card, load_explainer
 from .errors import PatchShapError, bad, check_names, rename, warnings_said
 from .explainers.registry import Explainer
@@ -24,9 +25,7 @@ from .explainers.shap_conventions import Ranked, stacked
 from .masking.patch_masker import PatchMasker
 from .models.load import NamedModel, load_model, open_image, outputs_called, prepares_images
 
-__all__ = ["METHODS", "explain_image"]
-
-METHODS = ("patch-kernel-shap", "owen-bpt", "vit-shapley")
+__all__ = ["explain_image"]
 
 # What Captum, shap and the explainers call the arguments of explain_image.
 _ELSEWHERE = {
@@ -65,7 +64,7 @@ def explain_image(
     model: Any,
     image: Any,
     *,
-    method: str = "patch-kernel-shap",
+    method: str = "patch_kernel_shap",
     labels: Any = None,
     budget: int | str = "auto",
     background: Any = "mean",
@@ -84,7 +83,7 @@ def explain_image(
     model : torch.nn.Module, callable, str, path, bytes or pipeline
         Anything that :func:`~xai_patchshap.models.load.load_model` takes or returns: a
         module, a function of arrays or tensors, an ONNX file, ``"timm:NAME"``, a transformers
-        pipeline. For ``"vit-shapley"`` a ``ShapleyViT`` or its checkpoint.
+        pipeline. For ``"vit_shapley_amortized"`` a ``ShapleyViT`` or its checkpoint.
     image : ndarray, Tensor, PIL.Image.Image, path, or list of photographs
         (H, W, C), (C, H, W), (H, W), or a batch of these.
 
@@ -94,14 +93,15 @@ def explain_image(
         255, and float arrays in [0, 1] of another size than the model's; those of its size
         are taken as they are. Your own module, function or ONNX model gets arrays and tensors
         as they are, in the units that it takes.
-    method : {"patch-kernel-shap", "owen-bpt", "vit-shapley"}
+    method : {"patch_kernel_shap", "owen_bpt", "vit_shapley_amortized"}
         Shapley values of patches, Owen values to the pixel, or one pass of a trained network.
     labels : int, str, list of these, or "top3" and the like, optional
         Outputs to explain, by index or name; the largest by default.
     budget : int or "auto"
         Model evaluations for each image.
     background, players
-        As in :class:`PatchMasker`, for images as the model gets them; vit-shapley has its own.
+        As in :class:`PatchMasker`, for images as the model gets them; a trained
+        network has its own.
     layout : {"auto", "NCHW", "NHWC"}
         Where the channels are. By default where there are 1, 3 or 4 of them; where both
         could be, last for arrays and first for tensors.
@@ -141,19 +141,18 @@ def explain_image(
     for name in options:
         if name in _ELSEWHERE:
             raise bad("arguments", f"{name}=", f"{_ELSEWHERE[name]}=, as it is called here")
-    kind = str(method).replace("_", "-")
-    kind = "patch-kernel-shap" if kind == "patch-kernel" else kind  # as Explainer calls it
-    if kind not in METHODS:
-        raise bad("method", repr(method), f"one of {METHODS}", "For pairs, use InteractionShap.")
+    kind = check_method("method", method)
+    if kind == "interaction_shap":
+        raise bad("method", repr(method), "one whose values are a map", "Use InteractionShap.")
     with _in_these_words():
-        if kind == "vit-shapley":
+        if kind == "vit_shapley_amortized":
             named = _trained(model, class_names)
             is_mean_or_drop = isinstance(background, str) and background in ("mean", "drop")
             if players is not None or not is_mean_or_drop:
                 raise bad(
                     "players or background",
                     f"{players!r}, {background!r}",
-                    "neither for vit-shapley: the training has settled them",
+                    "neither for vit_shapley_amortized: the training has settled them",
                 )
             background = "drop"
         else:
@@ -208,7 +207,7 @@ def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
         raise bad(
             "model",
             f"an object of type {type(model).__name__}",
-            "a ShapleyViT or the path of its checkpoint for vit-shapley",
+            "a ShapleyViT or the path of its checkpoint for vit_shapley_amortized",
             "xai-patchshap train makes one for your own transformer.",
         )
     known = None if names is None else tuple(str(n) for n in names)

@@ -82,11 +82,14 @@ def saved(folder):
 
 def test_on_an_additive_game_all_that_should_agree_do(model, folder, capsys):
     state = torch.random.get_rng_state()
-    assert evaluate(folder, "--methods", ",".join(m for m in COMPARED if m != "vit-shapley")) == 0
+    assert (
+        evaluate(folder, "--methods", ",".join(m for m in COMPARED if m != "vit-shapley-amortized"))
+        == 0
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
     found = saved(folder)
     assert [line["method"] for line in found["methods"]] == [
-        m for m in COMPARED if m != "vit-shapley"
+        m for m in COMPARED if m != "vit-shapley-amortized"
     ]
     lines = {line["method"]: line for line in found["methods"]}
     for method in ADDITIVE:
@@ -212,14 +215,14 @@ def test_the_amortized_explainer_beside_others(tmp_path):
     for i, image in enumerate(images[:2]):
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    methods = "vit-shapley,patch-kernel-shap,integrated-gradients,random"
+    methods = "vit-shapley-amortized,patch-kernel-shap,integrated-gradients,random"
     common = ["evaluate", *map(str, tmp_path.glob("*.png")), "--methods", methods, "--budget", "8"]
     common += ["--explainer", str(cifar10_path()), "--steps", "6", "--samples", "8"]
     assert main([*common, "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     lines = {line["method"]: line for line in found["methods"]}
-    assert lines["vit-shapley"]["evaluations"] == 1
-    assert lines["vit-shapley"]["insertion"] > lines["random"]["insertion"]
+    assert lines["vit-shapley-amortized"]["evaluations"] == 1
+    assert lines["vit-shapley-amortized"]["insertion"] > lines["random"]["insertion"]
     assert found["settings"]["background"] == "drop"
     assert {row["class"] for row in found["images"]} == {"airplane", "automobile"}
 
@@ -229,7 +232,10 @@ def test_the_amortized_explainer_beside_others(tmp_path):
     [
         (["--methods", "random,lime"], "--methods: got 'lime'; expected some of patch-kernel-shap"),
         (["--methods", ""], "--methods: got ''; expected some of"),
-        (["--methods", "vit-shapley"], "--methods: got vit-shapley without --explainer"),
+        (
+            ["--methods", "vit-shapley-amortized"],
+            "--methods: got vit-shapley-amortized without --explainer",
+        ),
         (["--budget", "1"], "--budget: got 1; expected a whole number of at least 2"),
         (["--seed", "-1"], "--seed: got -1; expected a whole number of at least 0"),
         (["--steps", "0"], "--steps: got 0; expected a whole number of at least 1"),

@@ -211,7 +211,8 @@ def test_weights_are_told_by_the_model_and_not_by_a_file_of_its_name(tmp_path, m
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     a = argparse.Namespace(
-        method="vit-shapley", players=None, background="drop", classes="top1", budget=None, seed=0,
+        method="vit-shapley-amortized", players=None, background="drop", classes="top1",
+        budget=None, seed=0,
         **dict.fromkeys(_result.OWN_OPTIONS),
     )  # fmt: skip
     network = cifar10_explainer()
@@ -268,7 +269,7 @@ def test_groups_fill_batches_but_are_no_larger():
     assert group_size(1000, 16, "patch-kernel-shap") == 1
     assert group_size("auto", 128, "patch-kernel-shap") == 9
     assert group_size(10, 16, "patch-kernel-shap") == 16
-    assert group_size("auto", 128, "vit-shapley") == 128
+    assert group_size("auto", 128, "vit-shapley-amortized") == 128
     assert group_size(1, 1, "owen-bpt") == 1
 
 
@@ -401,7 +402,7 @@ def test_the_amortized_explainer_takes_a_folder(tmp_path, capsys):
     for i, image in enumerate(images[:3]):
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
-    common = ["explain", str(tmp_path / "images"), "--method", "vit-shapley", "--out"]
+    common = ["explain", str(tmp_path / "images"), "--method", "vit-shapley-amortized", "--out"]
     explainer = ["--explainer", str(cifar10_path())]
     assert main([*common, str(tmp_path / "out"), *explainer]) == 0
     found = values(tmp_path / "out")

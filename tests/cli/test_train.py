@@ -91,7 +91,7 @@ def test_an_explainer_is_trained_further(trained, tmp_path):
 def test_the_trained_explainer_explains(trained, tmp_path, capsys):
     image = next((trained / "images" / "class0").iterdir())
     file = trained / "explainer" / "explainer.safetensors"
-    common = ["explain", str(image), "--method", "vit-shapley", "--explainer", str(file)]
+    common = ["explain", str(image), "--method", "vit-shapley-amortized", "--explainer", str(file)]
     assert main([*common, "--out", str(tmp_path / "a")]) == 0
     assert "16 players, 1 model evaluations" in capsys.readouterr().out
     assert main([*common, "--out", str(tmp_path / "b"), "--budget", "30"]) == 0
@@ -102,7 +102,7 @@ def test_the_trained_explainer_explains(trained, tmp_path, capsys):
 
 
 def test_a_demo_of_what_is_shipped(tmp_path, capsys):
-    assert main(["demo", "--method", "vit-shapley", "--out", str(tmp_path)]) == 0
+    assert main(["demo", "--method", "vit-shapley-amortized", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "64 players, 1 model evaluations" in out
     assert len(list(tmp_path.glob("*.png"))) == 1
@@ -185,24 +185,24 @@ def test_bad_requests_are_refused(folder, tmp_path, capsys):
     err = failing(capsys, "train", "explainer", images, *out, "--surrogate", tmp_path / "none",
                   "--taps", "1,x")  # fmt: skip
     assert "--taps: got '1,x'; expected numbers of blocks with commas between" in err
-    err = failing(capsys, "explain", "cat.jpg", "--method", "vit-shapley")
+    err = failing(capsys, "explain", "cat.jpg", "--method", "vit-shapley-amortized")
     assert "image" in err
 
 
 def test_the_explainer_is_for_its_own_method(trained, tmp_path, capsys):
     image = next((trained / "images" / "class0").iterdir())
     file = trained / "explainer" / "explainer.safetensors"
-    own = ["explain", image, "--out", tmp_path, "--method", "vit-shapley"]
+    own = ["explain", image, "--out", tmp_path, "--method", "vit-shapley-amortized"]
     assert "--explainer: got none" in failing(capsys, *own)
     err = failing(capsys, *own, "--explainer", file, "--players", "3x3")
-    assert "--players: got 3x3; expected none for --method vit-shapley" in err
+    assert "--players: got 3x3; expected none for --method vit-shapley-amortized" in err
     err = failing(capsys, *own, "--explainer", file, "--trees", "3")
     assert "--trees: got 3; expected none" in err
     for option, value in [("--model", "timm:x"), ("--background", "blur"), ("--scale", "logit")]:
         err = failing(capsys, *own, "--explainer", file, option, value)
-        assert f"{option}: got {value}; expected none for --method vit-shapley" in err
+        assert f"{option}: got {value}; expected none for --method vit-shapley-amortized" in err
     err = failing(capsys, "explain", image, "--out", tmp_path, "--explainer", file)
-    assert "expected it with --method vit-shapley only" in err
+    assert "expected it with --method vit-shapley-amortized only" in err
 
 
 def test_a_missing_accelerate_names_its_extra(folder, tmp_path, capsys, monkeypatch):

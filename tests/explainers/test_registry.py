@@ -27,16 +27,17 @@ from xai_patchshap import (
     PatchShapError,
     ViTShapleyAmortized,
 )
-from xai_patchshap.explainers.registry import Explainer, register, unregister
+from xai_patchshap._methods import METHODS
+from xai_patchshap.explainers.registry import Explainer, method_class, register, unregister
 from xai_patchshap.samples import cifar10_path
 
 CLASSES = {
-    "patch_kernel": PatchKernelShap,
+    "patch_kernel_shap": PatchKernelShap,
     "owen_bpt": OwenBPT,
-    "interaction": InteractionShap,
-    "vit_shapley": ViTShapleyAmortized,
+    "interaction_shap": InteractionShap,
+    "vit_shapley_amortized": ViTShapleyAmortized,
 }
-ON_IMAGES = [name for name in CLASSES if name != "vit_shapley"]
+ON_IMAGES = [name for name in CLASSES if name != "vit_shapley_amortized"]
 GRID = (2, 2)
 ORIGINAL = shap.Explainer.__init__
 
@@ -119,7 +120,7 @@ def test_each_algorithm_by_its_name(make, name, images):
 
 
 def test_the_amortized_explainer(make, network):
-    assert type(make(network, algorithm="vit_shapley", refine=8)) is ViTShapleyAmortized
+    assert type(make(network, algorithm="vit_shapley_amortized", refine=8)) is ViTShapleyAmortized
     for model in (network, cifar10_path(), str(cifar10_path())):
         for masker in (None, PatchMasker(background="drop")):
             explainer = make(model, masker)
@@ -134,16 +135,36 @@ def test_the_amortized_explainer(make, network):
     ("spelling", "name"),
     [
         ("owen-bpt", "owen_bpt"),
-        ("vit-shapley", "vit_shapley"),
-        ("patch-kernel", "patch_kernel"),
-        ("patch-kernel-shap", "patch_kernel"),
-        ("interaction-shap", "interaction"),
-        ("interaction_shap", "interaction"),
+        ("vit-shapley-amortized", "vit_shapley_amortized"),
+        ("patch-kernel-shap", "patch_kernel_shap"),
+        ("interaction-shap", "interaction_shap"),
     ],
 )
 def test_spellings_of_the_command_line(make, spelling, name, network):
-    model = network if name == "vit_shapley" else on_images
+    model = network if name == "vit_shapley_amortized" else on_images
     assert type(make(model, algorithm=spelling)) is CLASSES[name]
+
+
+def test_names_are_those_of_the_classes():
+    assert {name: kind.__name__ for name, kind in CLASSES.items()} == METHODS
+    for name, kind in CLASSES.items():
+        assert method_class(name) is kind
+        assert name.replace("_", "") == kind.__name__.lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("patch_kernel", "patch_kernel_shap"),
+        ("patch-kernel", "patch-kernel-shap"),
+        ("vit_shapley", "vit_shapley_amortized"),
+        ("interaction", "interaction_shap"),
+        ("OwenBPT", "owen_bpt"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_asked_after(make, given, meant):
+    with pytest.raises(InvalidAlgorithmError, match=rf"Did you mean '{meant}'\?$"):
+        make(on_images, PatchMasker(), algorithm=given)
 
 
 def test_auto_takes_a_patch_masker_for_ours(make, images):
@@ -160,7 +181,7 @@ def test_auto_takes_a_patch_masker_for_ours(make, images):
 
 def test_positional_arguments(make):
     masker, names, players = PatchMasker(GRID), ["a", "b"], list("wxyz")
-    given = (on_images, masker, shap.links.logit, "interaction", names, players, False, 7)
+    given = (on_images, masker, shap.links.logit, "interaction_shap", names, players, False, 7)
     explainer = make(*given)
     assert type(explainer) is InteractionShap
     assert explainer.link is shap.links.logit
@@ -178,15 +199,15 @@ def test_positional_arguments(make):
     ("name", "options"),
     [
         ("auto", {"sampling": "kernel", "tolerance": 0.1, "seed": None}),
-        ("patch_kernel", {"sampling": "leverage", "tolerance": None, "seed": 3}),
+        ("patch_kernel_shap", {"sampling": "leverage", "tolerance": None, "seed": 3}),
         ("owen_bpt", {"hierarchy": "axis", "n_trees": 2, "compactness": 0.0, "guides": 1}),
         ("owen_bpt", {"warm_start": True, "output_names": ["a", "b"]}),
-        ("interaction", {"index": "FSII", "order": 3, "estimator": "regression"}),
-        ("vit_shapley", {"refine": 64, "sampling": "kernel", "seed": 5}),
+        ("interaction_shap", {"index": "FSII", "order": 3, "estimator": "regression"}),
+        ("vit_shapley_amortized", {"refine": 64, "sampling": "kernel", "seed": 5}),
     ],
 )
 def test_options_reach_our_explainers(make, network, name, options):
-    if name == "vit_shapley":
+    if name == "vit_shapley_amortized":
         explainer = make(network, algorithm=name, **options)
     else:
         explainer = make(on_images, PatchMasker(GRID), algorithm=name, **options)
@@ -198,9 +219,9 @@ def test_maskers_are_as_in_the_constructors(make, network, images):
     explainer = make(on_images, algorithm="owen_bpt")
     assert isinstance(explainer.masker, PatchMasker)
     assert not explainer._own_masker  # Captum's face falls back on its own defaults
-    assert make(on_images, "blur", algorithm="patch-kernel").masker.background == "blur"
+    assert make(on_images, "blur", algorithm="patch-kernel-shap").masker.background == "blur"
     background = np.full((8, 8, 3), 0.25)
-    assert make(on_images, background, algorithm="interaction").masker.background is background
+    assert make(on_images, background, algorithm="interaction_shap").masker.background is background
     with pytest.raises(PatchShapError, match=r"shap\.maskers\.Independent"):
         make(on_images, shap.maskers.Independent(np.eye(3)), algorithm="owen_bpt")
     # No explainer of shap's could take this network.
@@ -250,7 +271,7 @@ def test_shaps_choice_stays_shaps(make, rows):
 def test_a_tree_gives_way_to_a_named_algorithm(make):
     masker = PatchMasker(GRID, clustering="axis")
     assert type(make(on_images, masker, algorithm="owen_bpt")) is OwenBPT
-    assert type(make(on_images, masker, algorithm="patch_kernel")) is PatchKernelShap
+    assert type(make(on_images, masker, algorithm="patch_kernel_shap")) is PatchKernelShap
     assert type(make(on_images, masker, algorithm="permutation")) is shap.PermutationExplainer
 
 
@@ -449,7 +470,7 @@ def test_a_text_pipeline_is_shaps(make, transformers, algorithm):
 @pytest.mark.pairwise(1)
 @pytest.mark.parametrize("name", CLASSES)
 def test_our_explainers_are_saved_and_pickled(make, name, images, network, capsys):
-    if name == "vit_shapley":
+    if name == "vit_shapley_amortized":
         explainer, x = make(network, algorithm=name, refine=8), torch.rand(1, 3, 32, 32)
     else:
         masker = PatchMasker(GRID, 0.5)
@@ -556,10 +577,18 @@ def test_without_registration_shap_answers_as_ever():
     [
         ("owen_bpt", "n_tree", r"option of OwenBPT: got n_tree; .*'n_trees'.*'warm_start'.*calls"),
         ("owen_bpt", "max_evals", r"max_evals, .* go into the explainer's calls"),
-        ("owen_bpt", "tolerance", r"algorithm='patch_kernel'\.$"),
-        ("auto", "order", r"option of PatchKernelShap: .*'tolerance'.*algorithm='interaction'"),
-        ("interaction", "refine", r"InteractionShap: .*'index', 'order'.*'vit_shapley'"),
-        ("vit_shapley", "guides", r"ViTShapleyAmortized: got guides; .*'seed', 'refine'"),
+        ("owen_bpt", "tolerance", r"algorithm='patch_kernel_shap'\.$"),
+        (
+            "auto",
+            "order",
+            r"option of PatchKernelShap: .*'tolerance'.*algorithm='interaction_shap'",
+        ),
+        (
+            "interaction_shap",
+            "refine",
+            r"InteractionShap: .*'index', 'order'.*'vit_shapley_amortized'",
+        ),
+        ("vit_shapley_amortized", "guides", r"ViTShapleyAmortized: got guides; .*'seed', 'refine'"),
         ("auto", "options", "got options"),
     ],
 )
@@ -580,9 +609,9 @@ def test_our_options_are_not_lost_on_shaps_explainers(make):
     ("kwargs", "message"),
     [
         ({"algorithm": "owen_bpt", "n_trees": 0}, "n_trees"),
-        ({"algorithm": "interaction", "index": "nSII"}, "index"),
+        ({"algorithm": "interaction_shap", "index": "nSII"}, "index"),
         ({"seed": -1}, "seed"),
-        ({"algorithm": "vit_shapley"}, "ShapleyViT"),
+        ({"algorithm": "vit_shapley_amortized"}, "ShapleyViT"),
     ],
 )
 def test_values_that_do_not_fit_are_the_constructors_to_refuse(make, kwargs, message):

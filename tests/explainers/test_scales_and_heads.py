@@ -120,8 +120,8 @@ def test_a_mask_of_black_and_white_is_an_image():
 
 
 def test_a_trained_explainer_resizes_floats_too():
-    one = explain_image(cifar10_explainer(), BYTES, method="vit-shapley", labels=3)
-    other = explain_image(cifar10_explainer(), UNIT, method="vit-shapley", labels=3)
+    one = explain_image(cifar10_explainer(), BYTES, method="vit_shapley_amortized", labels=3)
+    other = explain_image(cifar10_explainer(), UNIT, method="vit_shapley_amortized", labels=3)
     same(one, other)
 
 

@@ -157,8 +157,8 @@ def maskers_mask_or_refuse(case):
     return judged(question, check, (x, coalition.value))
 
 
-NAMES = ("exact", "permutation", "partition", "kernel-shap", "patch_kernel", "owen_bpt",
-         "auto", "interaction", "vit_shapley_amortized", "no-such", "", 3, None)  # fmt: skip
+NAMES = ("exact", "permutation", "partition", "kernel-shap", "patch_kernel_shap", "owen_bpt",
+         "auto", "interaction_shap", "vit_shapley_amortized", "no-such", "", 3, None)  # fmt: skip
 dispatched = st.tuples(
     st.sampled_from(NAMES),
     st.sampled_from((None, "bpt", "axis", "ward", "no-such", 3, np.zeros((3, 4)), np.zeros(3))),

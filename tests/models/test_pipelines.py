@@ -120,7 +120,7 @@ def of_patches():
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_class_takes_a_pipeline_as_explain_image_does(pipe, kind, wrapped):
     x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    method = "patch-kernel-shap" if kind is PatchKernelShap else "owen-bpt"
+    method = "patch_kernel_shap" if kind is PatchKernelShap else "owen_bpt"
     options = {"labels": [0, 1, 2], "players": (2, 2), "background": 0.0, "budget": 16}
     right = explain_image(pipe, x, method=method, **options)
     given = shap.models.TransformersPipeline(pipe) if wrapped else pipe
@@ -213,7 +213,7 @@ def test_explainer_takes_it(make, pipe, masker):
     x = torch.rand(1, 3, 32, 32)
     right = PatchKernelShap(pipe, masker)(x, max_evals=40, silent=True)
     np.testing.assert_array_equal(explainer(x, max_evals=40, silent=True).values, right.values)
-    named = make(pipe, masker, algorithm="owen-bpt", n_trees=2, seed=9)
+    named = make(pipe, masker, algorithm="owen_bpt", n_trees=2, seed=9)
     assert type(named) is OwenBPT
     assert (named.n_trees, named.seed) == (2, 9)
 

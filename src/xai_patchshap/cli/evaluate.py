@@ -128,8 +128,10 @@ def _methods(a: argparse.Namespace) -> list[str]:
     unknown = [m for m in methods if m not in COMPARED]
     if unknown:
         raise bad("--methods", repr(unknown[0]), f"some of {', '.join(COMPARED)}")
-    if "vit-shapley" in methods and a.explainer is None:
-        raise bad("--methods", "vit-shapley without --explainer", "explainer.safetensors there")
+    if "vit-shapley-amortized" in methods and a.explainer is None:
+        raise bad(
+            "--methods", "vit-shapley-amortized without --explainer", "explainer.safetensors there"
+        )
     return methods
 
 

@@ -48,7 +48,7 @@ __all__ = ["add_explain"]
 
 # The demo's players, where they are not those of the explainer.
 _DEMO_PLAYERS = {"patch-kernel-shap": "7x7", "interaction-shap": "4x4"}
-# The photograph of the demo of vit-shapley, among the twelve that are shipped.
+# The photograph of the demo of vit-shapley-amortized, among the twelve that are shipped.
 _DEMO_IMAGE = 1
 # Beyond this many players, single ones are not worth a line.
 _FEW = 1000
@@ -98,7 +98,7 @@ def add_explain(commands: Any) -> None:
         command.add_argument(
             "--budget",
             type=auto_or_int,
-            help="model evaluations per image (1000; vit-shapley: none beyond its one pass)",
+            help="model evaluations per image (1000; vit-shapley-amortized: its one pass)",
         )
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--out", type=Path, default=Path(out), metavar="DIR")
@@ -109,7 +109,7 @@ def _hierarchy(text: str) -> list[str]:
 
 
 def _demo(a: argparse.Namespace) -> int:
-    if a.method == "vit-shapley":
+    if a.method == "vit-shapley-amortized":
         a.explainer = cifar10_path()
         images, labels = cifar10_images()
         pixels = (images[_DEMO_IMAGE].permute(1, 2, 0) * 255).round().byte().numpy()
@@ -140,9 +140,9 @@ def _explain(a: argparse.Namespace) -> int:
 
 def _started(a: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
     """The model and the explainer that were asked for."""
-    named, explainer = trained(a) if a.method == "vit-shapley" else built(a)
+    named, explainer = trained(a) if a.method == "vit-shapley-amortized" else built(a)
     if a.budget is None:
-        a.budget = "auto" if a.method == "vit-shapley" else 1000
+        a.budget = "auto" if a.method == "vit-shapley-amortized" else 1000
     return named, explainer
 
 

@@ -59,10 +59,12 @@ def group_size(budget: int | str, rows: int, method: str) -> int:
     --------
     >>> group_size(1000, 16, "owen-bpt"), group_size(1000, 128, "owen-bpt")
     (1, 5)
-    >>> group_size("auto", 16, "vit-shapley")
+    >>> group_size("auto", 16, "vit-shapley-amortized")
     16
     """
-    evaluations = int(budget) if budget != "auto" else 1 if method == "vit-shapley" else 500
+    evaluations = (
+        int(budget) if budget != "auto" else 1 if method == "vit-shapley-amortized" else 500
+    )
     return max(1, min(rows, -(-_BATCHES * rows // max(1, evaluations))))
 
 

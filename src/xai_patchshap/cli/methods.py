@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._memory import check_memory, said
+from .._methods import underscored
 from ..amortized import ShapleyViT
 from ..errors import bad
 from ..evaluation.other_methods import leave_one_out, rise
 from ..explainers import PatchExplainer
+from ..explainers.registry import method_class
 from ..game import Game
 from ..masking.patch_masker import PatchMasker
 from ..masking.token_dropping import TokenDropping
@@ -142,11 +144,12 @@ def attributed(method: str, game: ImageGame) -> Attribution:
 
 
 def _ours(method: str, game: ImageGame) -> tuple[Floats, int]:
-    if method == "vit-shapley":
+    if method == "vit-shapley-amortized":
         explainer, budget = game.explainer, 2  # the prediction alone
         assert explainer is not None
     else:
-        explainer, budget = OURS[method](game.model, game.masker, seed=game.seed), game.budget
+        kind, budget = method_class(underscored(method)), game.budget
+        explainer = kind(game.model, game.masker, seed=game.seed)
     run = explained(
         explainer,
         game.x,

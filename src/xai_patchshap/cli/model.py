@@ -12,28 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .. import _methods
+from .._methods import dashed, underscored
 from ..amortized import load_card, load_explainer
 from ..errors import bad
-from ..explainers import (
-    InteractionShap,
-    OwenBPT,
-    PatchExplainer,
-    PatchKernelShap,
-    Run,
-    ViTShapleyAmortized,
-)
+from ..explainers import PatchExplainer, Run, ViTShapleyAmortized
+from ..explainers.registry import method_class
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
 from ..models.load import DEMO_MODEL, NamedModel, load_model, open_image
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
-METHODS: dict[str, type[PatchExplainer]] = {
-    "patch-kernel-shap": PatchKernelShap,
-    "owen-bpt": OwenBPT,
-    "interaction-shap": InteractionShap,
-    "vit-shapley": ViTShapleyAmortized,
-}
+METHODS = tuple(map(dashed, _methods.METHODS))
 # The options of one method only, as they are called in its constructor.
 OWN_OPTIONS = {
     "tolerance": "patch-kernel-shap",
@@ -90,7 +81,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--explainer",
         type=Path,
         metavar="FILE",
-        help="vit-shapley: explainer.safetensors of a training (in place of --model)",
+        help="vit-shapley-amortized: explainer.safetensors of a training (in place of --model)",
     )
     parser.add_argument(
         "--players",
@@ -138,7 +129,7 @@ def prepare_masker(a: argparse.Namespace, named: NamedModel) -> PatchMasker:
 def built(a: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
     """The model that was named, and the explainer that was asked for."""
     if a.explainer is not None:
-        raise bad("--explainer", a.explainer, "it with --method vit-shapley only")
+        raise bad("--explainer", a.explainer, "it with --method vit-shapley-amortized only")
     named = named_model(a)
     options: dict[str, Any] = {}
     for option, method in OWN_OPTIONS.items():
@@ -148,7 +139,7 @@ def built(a: argparse.Namespace) -> tuple[NamedModel, PatchExplainer]:
                 raise bad(FLAGS[option], given, f"it with --method {method} only")
             options[option] = given
     masker = prepare_masker(a, named)
-    return named, METHODS[a.method](named.model, masker, seed=a.seed, **options)
+    return named, method_class(underscored(a.method))(named.model, masker, seed=a.seed, **options)
 
 
 def trained(a: argparse.Namespace) -> tuple[NamedModel, ViTShapleyAmortized]:
@@ -156,7 +147,7 @@ def trained(a: argparse.Namespace) -> tuple[NamedModel, ViTShapleyAmortized]:
     if a.explainer is None:
         raise bad(
             "--explainer",
-            "none for --method vit-shapley",
+            "none for --method vit-shapley-amortized",
             "the explainer.safetensors of a training",
             "Train one: xai-patchshap train surrogate, then xai-patchshap train explainer.",
         )
@@ -164,7 +155,7 @@ def trained(a: argparse.Namespace) -> tuple[NamedModel, ViTShapleyAmortized]:
         given = getattr(a, option, defaults[0])  # evaluate has not all of them
         if given not in defaults:
             raise bad(
-                FLAGS.get(option, f"--{option}"), given, "none for --method vit-shapley",
+                FLAGS.get(option, f"--{option}"), given, "none for --method vit-shapley-amortized",
                 "The training has settled the patches and the model.",
             )  # fmt: skip
     network = load_explainer(a.explainer)

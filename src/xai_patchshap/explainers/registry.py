@@ -12,30 +12,32 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import shap
 from shap.utils._exceptions import InvalidAlgorithmError
 
+from .._methods import METHODS, nearest, underscored
 from ..amortized import ShapleyViT
 from ..errors import PatchShapError, bad
 from ..masking.patch_masker import PatchMasker
 from ..models.huggingface import pipeline_of, sees_images
-from . import InteractionShap, OwenBPT, PatchExplainer, PatchKernelShap, ViTShapleyAmortized
+from . import PatchExplainer, PatchKernelShap, ViTShapleyAmortized
 
 __all__ = ["Explainer", "register", "unregister"]
 
-_OURS: dict[str, type[PatchExplainer]] = {
-    "patch_kernel": PatchKernelShap,
-    "owen_bpt": OwenBPT,
-    "interaction": InteractionShap,
-    "vit_shapley": ViTShapleyAmortized,
-}
 # For the message alone: what shap knows is shap's to say.
 _SHAPS = ("permutation", "partition", "exact", "tree", "linear", "additive", "deep")
 # Stands for "not given": None is a seed, and shap's default is not ours.
 _UNSET: Any = ...
+
+
+def method_class(name: str) -> type[PatchExplainer]:
+    """The class of a method of the table."""
+    found: type[PatchExplainer] = getattr(import_module(__package__), METHODS[name])
+    return found
 
 
 class UnknownAlgorithmError(PatchShapError, InvalidAlgorithmError):
@@ -66,9 +68,9 @@ class Explainer(shap.Explainer):
     link : callable
         shap's link function.
     algorithm : str
-        ``"auto"``; ``"patch_kernel"``, ``"owen_bpt"``, ``"interaction"``, ``"vit_shapley"``, also
-        as the command line spells them (``"owen-bpt"``, ``"interaction-shap"``); or one of
-        shap's.
+        ``"auto"``; ``"patch_kernel_shap"``, ``"owen_bpt"``, ``"interaction_shap"``,
+        ``"vit_shapley_amortized"``, also as the command line spells them (``"owen-bpt"``); or
+        one of shap's.
     output_names, feature_names : list of str, optional
         Names of the outputs, and of the players or features.
     linearize_link : bool
@@ -150,8 +152,8 @@ def _choose(given: Mapping[str, Any]) -> type[PatchExplainer] | None:
     if not isinstance(algorithm, str):
         return None
     if algorithm != "auto":
-        # The command line says owen-bpt, patch-kernel-shap.
-        return _OURS.get(algorithm.replace("-", "_").removesuffix("_shap"))
+        name = underscored(algorithm)
+        return method_class(name) if name in METHODS else None
     checkpoint = isinstance(model, str | Path) and Path(model).suffix == ".safetensors"
     if checkpoint or isinstance(model, ShapleyViT):
         return ViTShapleyAmortized
@@ -173,7 +175,7 @@ def _check_options(kind: type[PatchExplainer] | None, given: Mapping[str, Any]) 
     for name in given:
         if name in _SHARED or name == "seed":
             continue
-        owners = [spelled for spelled, owner in _OURS.items() if name in _options(owner)]
+        owners = [method for method in METHODS if name in _options(method_class(method))]
         mend = f"It is one of algorithm={' and '.join(map(repr, owners))}."
         if kind is not None and name not in _options(kind):
             if not owners:
@@ -195,7 +197,7 @@ def _check_pipeline(given: Mapping[str, Any]) -> None:
             "model",
             f"a pipeline for {pipeline.task!r} with algorithm={given.get('algorithm', 'auto')!r} "
             f"and a {type(masker).__name__} as masker",
-            f"a PatchMasker without clustering and one of {tuple(_OURS)}",
+            f"a PatchMasker without clustering and one of {tuple(METHODS)}",
             "explain_image takes image-classification pipelines too, and for other explainers "
             "load_model(pipeline).model is a torch.nn.Module of images in [0, 1].",
         )
@@ -224,7 +226,7 @@ def _listing_ours() -> Iterator[None]:
         name = str(error).rpartition(": ")[2].rstrip("!")
         raise UnknownAlgorithmError(
             f"algorithm: got {name!r}; expected 'auto', one of xai_patchshap's "
-            f"{tuple(_OURS)}, or one of shap's {_SHAPS}."
+            f"{tuple(METHODS)}, or one of shap's {_SHAPS}. {nearest(name)}".rstrip()
         ) from None
 
 
