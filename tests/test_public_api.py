@@ -36,6 +36,7 @@ ORDER = {
         "_versions",
         "_memory",
         "_methods",
+        "_lazy",
         "errors",
     ],
     "amortized": [
@@ -54,7 +55,7 @@ ORDER = {
         "indices",
         "units",
     ],
-    "models": ["load", "huggingface", "onnx", "batch", "vit_anatomy", "outputs"],
+    "models": ["image_arrays", "load", "huggingface", "onnx", "batch", "vit_anatomy", "outputs"],
     "masking": ["patch_masker", "token_dropping", "coalition_inputs", "backgrounds"],
     "players": ["trees", "grids", "superpixels"],
     "explainers": [

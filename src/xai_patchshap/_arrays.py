@@ -20,6 +20,7 @@ __all__ = [
     "layout_of",
     "plain_array",
     "plain_tensor",
+    "stacked",
 ]
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
@@ -99,6 +100,35 @@ def as_array(x: Any) -> NDArray[Any]:
     known_to_numpy = not x.is_floating_point() or x.dtype in known
     array: NDArray[Any] = (x if known_to_numpy else x.float()).numpy()
     return array
+
+
+def stacked(x: Any) -> Any:
+    """A batch as one tensor or what numpy makes an array of; a list of images is a batch too."""
+    if not isinstance(x, list | tuple):
+        return x
+    for image in x:
+        if isinstance(image, Tensor | np.ma.MaskedArray):
+            as_tensor(image, "images")  # which refuses what cannot be stacked
+    each = [_shape(image) for image in x]
+    if len(set(each)) > 1:
+        shapes = ", ".join(map(str, each[:3]))
+        raise bad(
+            "images",
+            f"a {type(x).__name__} of arrays of different shapes: {shapes}",
+            "one batch of images of one size",
+            "Explain images of different sizes one by one, and a model of several inputs by "
+            "attribute((x1, x2)).",
+        )
+    if x and all(isinstance(image, Tensor) for image in x):
+        return torch.stack(tuple(x))
+    return x
+
+
+def _shape(image: Any) -> tuple[int, ...] | str:
+    try:
+        return tuple(np.shape(image))
+    except (TypeError, ValueError, RuntimeError):
+        return "one that is no array"
 
 
 def layout_of(x: NDArray[Any] | Tensor, layout: Layout | Literal["auto"] = "auto") -> Layout:

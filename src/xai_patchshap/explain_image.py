@@ -7,23 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import shap
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-
-from ._arrays import as_array, layout_of
 from ._methods import check_method
-from .amortized import ShapleyViT, load_card, load_explainer
 from .errors import PatchShapError, bad, check_names, rename, warnings_said
-from .explainers.registry import Explainer
-from .explainers.shap_conventions import Ranked, stacked
-from .masking.patch_masker import PatchMasker
-from .models.load import NamedModel, load_model, open_image, outputs_called, prepares_images
+
+if TYPE_CHECKING:
+    import shap
+
+    from .models.load import NamedModel
 
 __all__ = ["explain_image"]
 
@@ -44,7 +36,6 @@ _ELSEWHERE = {
     "target": "labels",
     "x": "image",
 }
-_OVERSHOOT = 0.1
 # What the explainers say in errors and warnings, and how it is said here.
 _SAID = (
     (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
@@ -138,6 +129,11 @@ def explain_image(
     >>> bool(np.isclose(explanation.values.sum(), image[..., 1].mean()))
     True
     """
+    from .explainers.registry import Explainer, is_network
+    from .masking.patch_masker import PatchMasker
+    from .models.image_arrays import as_batch
+    from .models.load import load_model, prepares_images
+
     for name in options:
         if name in _ELSEWHERE:
             raise bad("arguments", f"{name}=", f"{_ELSEWHERE[name]}=, as it is called here")
@@ -157,7 +153,8 @@ def explain_image(
             background = "drop"
         else:
             named = load_model(model, class_names=class_names)
-        x, axes = _as_batch(image, named, layout)
+        is_prepared = prepares_images(named.model) or is_network(named.model)
+        x, axes = as_batch(image, named, layout, is_prepared)
         masker = PatchMasker(players, background, axes)
         names = named.class_names
         explainer = Explainer(
@@ -198,6 +195,9 @@ def _said(message: str) -> str:
 
 def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
     """An explainer network, or that of a checkpoint, whose card may name the classes."""
+    from .amortized import ShapleyViT, load_card, load_explainer
+    from .models.load import NamedModel
+
     names = check_names("class_names", class_names)
     if isinstance(model, str | PathLike):
         file = Path(model)
@@ -214,78 +214,23 @@ def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
     return NamedModel(model, "", model.image_size, class_names=known)
 
 
-def _as_batch(image: Any, named: NamedModel, layout: Any) -> tuple[Any, Any]:
-    """A batch of images as the model takes them, and where its channels are."""
-    several = image if isinstance(image, list | tuple) else [image]
-    are_files = [isinstance(one, str | PathLike | Image.Image) for one in several]
-    if several and all(are_files):
-        photographs = [one if isinstance(one, Image.Image) else open_image(one) for one in several]
-        return torch.stack([named.prepare(p) for p in photographs]), "NCHW"
-    if any(are_files):
-        raise bad("image", "a list of photographs and arrays", "one or the other")
-    x, axes = _arrays(image, layout)
-    if not (prepares_images(named.model) or isinstance(named.model, ShapleyViT)):
-        return x, axes
-    pixels = as_array(x)
-    pixels = pixels if axes == "NHWC" else np.moveaxis(pixels, 1, 3)
-    if pixels.shape[3] not in (1, 3, 4):
-        raise bad("image", f"{pixels.shape[3]} channels", "1, 3 or 4")
-    if pixels.dtype != np.uint8:
-        _check_scale(pixels)
-        if pixels.shape[1:] == (*named.size, named.channels):
-            return x, axes
-        pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
-    # Pillow has no axis of channels for gray.
-    pixels = pixels[..., 0] if pixels.shape[3] == 1 else pixels
-    return torch.stack([named.prepare(Image.fromarray(p)) for p in pixels]), "NCHW"
-
-
-def _check_scale(pixels: NDArray[Any]) -> None:
-    """Raise unless images lie in [0, 1], where a resized one may overshoot a little."""
-    if pixels.dtype.kind not in "bf":
-        mend = "Divide whole numbers by what is white." if pixels.dtype.kind in "iu" else ""
-        raise bad("image", f"dtype {pixels.dtype}", "uint8, 0 to 255, or floats in [0, 1]", mend)
-    if not np.isfinite(pixels).all():
-        raise bad("image", "NaN or infinity", "numbers", "np.nan_to_num(x) replaces them.")
-    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
-    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        mend = "Divide by 255." if low >= 0 else "The model normalises them itself."
-        raise bad("image", f"numbers from {low:.3g} to {high:.3g}", "images in [0, 1]", mend)
-
-
-def _arrays(image: Any, layout: Any) -> tuple[NDArray[Any] | Tensor, Any]:
-    """An array or a tensor as a batch, and where its channels are."""
-    try:
-        image = stacked(image)
-        x = image if isinstance(image, Tensor) else np.asarray(image)
-    except ValueError as error:
-        raise bad(
-            "image", "images of several sizes", "a batch of one size", f"({error})"
-        ) from error
-    if x.ndim == 2:
-        axes = layout if layout != "auto" else "NCHW" if isinstance(x, Tensor) else "NHWC"
-        return (x[None, None] if axes == "NCHW" else x[None, :, :, None]), axes
-    if x.ndim not in (3, 4):
-        raise bad(
-            "image", f"shape {tuple(x.shape)}", "(H, W), (H, W, C), (C, H, W), or a batch of these"
-        )
-    x = x[None] if x.ndim == 3 else x
-    return x, layout_of(x, layout)
-
-
-class _Top(Ranked):
-    """Said as the user did."""
-
-    def __repr__(self) -> str:
-        return f"'top{self.n}'"
-
-
 def _chosen(labels: Any, names: Sequence[str] | None) -> Any:
     """What the explainers take as outputs."""
+    import numpy as np
+
+    from .explainers.shap_conventions import Ranked
+    from .models.load import outputs_called
+
+    class Top(Ranked):
+        """Said as the user did."""
+
+        def __repr__(self) -> str:
+            return f"'top{self.n}'"
+
     if labels is None:
         return Ranked(1, "max", if_any=True)
     if isinstance(labels, str) and re.fullmatch("top[1-9][0-9]*", labels):
-        return _Top(int(labels[3:]), "max", if_any=labels == "top1")
+        return Top(int(labels[3:]), "max", if_any=labels == "top1")
     labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
     chosen = []
     for label in labels if isinstance(labels, list | tuple) else [labels]:

@@ -9,6 +9,7 @@ around this. :class:`Explainer` is the same call with a longer list; :func:`regi
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -20,11 +21,11 @@ import shap
 from shap.utils._exceptions import InvalidAlgorithmError
 
 from .._methods import METHODS, nearest, underscored
-from ..amortized import ShapleyViT
 from ..errors import PatchShapError, bad
 from ..masking.patch_masker import PatchMasker
 from ..models.huggingface import pipeline_of, sees_images
-from . import PatchExplainer, PatchKernelShap, ViTShapleyAmortized
+from .base import PatchExplainer
+from .patch_kernel_shap import PatchKernelShap
 
 __all__ = ["Explainer", "register", "unregister"]
 
@@ -38,6 +39,12 @@ def method_class(name: str) -> type[PatchExplainer]:
     """The class of a method of the table."""
     found: type[PatchExplainer] = getattr(import_module(__package__), METHODS[name])
     return found
+
+
+def is_network(model: Any) -> bool:
+    """Whether a model is a ``ShapleyViT``, whose module is loaded where there is one."""
+    module = sys.modules.get("xai_patchshap.amortized.network")
+    return module is not None and isinstance(model, module.ShapleyViT)
 
 
 class UnknownAlgorithmError(PatchShapError, InvalidAlgorithmError):
@@ -155,8 +162,8 @@ def _choose(given: Mapping[str, Any]) -> type[PatchExplainer] | None:
         name = underscored(algorithm)
         return method_class(name) if name in METHODS else None
     checkpoint = isinstance(model, str | Path) and Path(model).suffix == ".safetensors"
-    if checkpoint or isinstance(model, ShapleyViT):
-        return ViTShapleyAmortized
+    if checkpoint or is_network(model):
+        return method_class("vit_shapley_amortized")
     masker = given.get("masker")
     if isinstance(masker, PatchMasker) and not hasattr(masker, "clustering"):
         return PatchKernelShap

@@ -14,7 +14,7 @@ from shap.utils import OpChain
 from slicer import Obj
 from torch import Tensor
 
-from .._arrays import Layout, as_array, as_tensor, layout_of
+from .._arrays import Layout, as_array, as_tensor, layout_of, stacked
 from ..errors import PatchShapError, bad, check_whole, raised_by
 from ..estimators import Estimate
 from ..players.grids import Players, player_means
@@ -117,35 +117,6 @@ def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
     if axes == "NHWC":
         tensor = tensor.permute(0, 3, 1, 2)
     return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
-
-
-def stacked(x: Any) -> Any:
-    """A batch as one tensor or what numpy makes an array of; a list of images is a batch too."""
-    if not isinstance(x, list | tuple):
-        return x
-    for image in x:
-        if isinstance(image, Tensor | np.ma.MaskedArray):
-            as_tensor(image, "images")  # which refuses what cannot be stacked
-    each = [_shape(image) for image in x]
-    if len(set(each)) > 1:
-        shapes = ", ".join(map(str, each[:3]))
-        raise bad(
-            "images",
-            f"a {type(x).__name__} of arrays of different shapes: {shapes}",
-            "one batch of images of one size",
-            "Explain images of different sizes one by one, and a model of several inputs by "
-            "attribute((x1, x2)).",
-        )
-    if x and all(isinstance(image, Tensor) for image in x):
-        return torch.stack(tuple(x))
-    return x
-
-
-def _shape(image: Any) -> tuple[int, ...] | str:
-    try:
-        return tuple(np.shape(image))
-    except (TypeError, ValueError, RuntimeError):
-        return "one that is no array"
 
 
 def choose_outputs(

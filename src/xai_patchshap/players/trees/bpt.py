@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import bad, check_amount
 from ..grids import check_ids, whole_numbers
-from .merging import merge
 from .partition_tree import PartitionTree
 
 __all__ = ["MOST_COMPACT", "bpt_tree"]
@@ -109,6 +108,8 @@ def bpt_tree(
         players = whole_numbers(players, "labels")
         check_ids(players, "labels")
         first, second, border, region = _player_graph(players, colour)
+    from .merging import merge  # numba takes a while to load
+
     del colour  # merging takes the most memory
     children = merge(first, second, border, region)
     return PartitionTree.from_children(children)
