@@ -34,9 +34,9 @@ ORDER = {
         "_files",
         "_arrays",
         "_versions",
-        "_memory",
         "_methods",
         "_lazy",
+        "_validation",
         "errors",
     ],
     "amortized": [

@@ -6,15 +6,11 @@ Every message says what came, what was expected, and how to mend it; the helper
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
-
-import numpy as np
 
 __all__ = ["PatchShapError"]
 
@@ -45,39 +41,6 @@ def rename(error: PatchShapError, names: Mapping[str, str]) -> None:
     error.args = (f"{names.get(what, what)}{colon}{said}",)
 
 
-def check_whole(
-    what: str, value: Any, least: int, most: int | None = None, mend: str = "", unit: str = ""
-) -> int:
-    """The whole number, or an error unless it lies between ``least`` and ``most``."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        end = "" if most is None else f" and at most {most}"
-        raise bad(what, repr(value), f"a whole number of at least {least}{end}{unit}", mend)
-    return int(value)
-
-
-def check_amount(what: str, value: Any, limit: float = math.inf) -> None:
-    """Raise unless ``value`` is a finite number of at least 0 and less than ``limit``."""
-    if not 0 <= _number(value) < limit:
-        below = "" if limit == math.inf else f" and less than {limit:g}"
-        raise bad(what, repr(value), f"a number of at least 0{below}")
-
-
-def check_names(what: str, names: Any) -> list[Any] | None:
-    """Names in their order as a list, or an error."""
-    if names is None:
-        return None
-    if isinstance(names, str | bytes):
-        raise bad(what, f"the text {names!r}", "a list of names", f"Use [{names!r}].")
-    if isinstance(names, set | frozenset) or not isinstance(names, Iterable):
-        raise bad(what, f"an object of type {type(names).__name__}", "a list of names")
-    listed = list(names)
-    for name in listed:
-        if isinstance(name, Iterable) and not isinstance(name, str | bytes):
-            raise bad(what, f"the name {name!r}", "a list of texts")
-    return listed
-
-
 # How warnings are said to the user of a function that calls its arguments by other names.
 _said: ContextVar[Callable[[str], str]] = ContextVar("_said", default=str)
 
@@ -90,23 +53,6 @@ def warnings_said(say: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         _said.reset(token)
-
-
-def check_positive(what: str, value: Any) -> None:
-    """Raise unless ``value`` is a number above 0."""
-    if not _number(value) > 0:
-        raise bad(what, repr(value), "a positive number")
-
-
-def _number(value: Any) -> float:
-    """The number, or NaN for what is none."""
-    of_many = isinstance(value, np.ndarray) and value.ndim
-    if isinstance(value, bool | np.bool_ | str | bytes) or of_many:
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return math.nan
 
 
 @contextmanager

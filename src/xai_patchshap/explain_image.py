@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._methods import check_method
-from .errors import PatchShapError, bad, check_names, rename, warnings_said
+from ._validation import list_of_names, maybe
+from .errors import PatchShapError, bad, rename, warnings_said
 
 if TYPE_CHECKING:
     import shap
@@ -198,7 +199,7 @@ def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
     from .amortized import ShapleyViT, load_card, load_explainer
     from .models.load import NamedModel
 
-    names = check_names("class_names", class_names)
+    names = maybe(list_of_names())("class_names", class_names)
     if isinstance(model, str | PathLike):
         file = Path(model)
         model = load_explainer(file)

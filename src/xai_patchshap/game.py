@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._arrays import as_array, as_tensor
-from ._memory import check_memory
-from .errors import PatchShapError, bad, check_whole, raised_by
+from ._validation import check_memory, whole
+from .errors import PatchShapError, bad, raised_by
 from .masking.coalition_inputs import CoalitionInputs
 from .models.outputs import as_scores, mean_of_maps
 
@@ -74,7 +74,7 @@ class Game:
         link: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> None:
         # Of numpy, as uint8, it would overflow; and no batch is larger.
-        batch_size = min(check_whole("batch size", batch_size, 1), 2**31)
+        batch_size = min(whole(1)("batch size", batch_size), 2**31)
         self.forward, self.bound, self.batch_size = forward, bound, batch_size
         self.link = link
         self.evaluations = np.zeros(bound.n_examples, dtype=np.int64)

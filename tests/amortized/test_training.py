@@ -466,8 +466,8 @@ def test_a_state_with_code_in_it_is_not_run(tmp_path, capsys):
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs: got 0; expected a whole number of at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate: got 0.0; expected a number above 0"),
-        ({"warm_up": 1.0}, "warm_up: got 1.0; expected a share of the steps"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0; expected a finite number above 0"),
+        ({"warm_up": 1.0}, "warm_up: got 1.0; expected a finite number of at least 0 and below 1"),
         ({"batch_size": 9, "accumulate": 2}, "accumulate: got 2; expected a divisor of"),
     ],
 )

@@ -121,7 +121,10 @@ def test_interactions_are_printed_drawn_and_kept(workplace, capsys):
             "--device: got 'cpu'; expected none for a model that is",
         ),
         (["white.png", "--index", "SII"], "--index: got SII; expected it with --method interact"),
-        (["white.png", "--size", "0"], "--size: got 0; expected a positive number of pixels"),
+        (
+            ["white.png", "--size", "0"],
+            "--size: got 0; expected a whole number of at least 1 pixels",
+        ),
     ],
 )
 def test_errors_end_with_a_message_and_status_2(workplace, capsys, arguments, message):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xai_patchshap import PatchShapError, _memory
+from xai_patchshap import PatchShapError, _validation
 from xai_patchshap.estimators import (
     ExactShapley,
     GaussianProcessInteractions,
@@ -162,7 +162,7 @@ def test_a_budget_beyond_memory_is_refused_at_once_unless_players_are_few(kind, 
 
 
 def test_what_solving_takes_counts_too(monkeypatch):
-    monkeypatch.setattr(_memory, "free_memory", lambda: 2**30)
+    monkeypatch.setattr(_validation, "free_memory", lambda: 2**30)
     KernelShap(30, 20_000)
     with pytest.raises(PatchShapError, match=r"at most the 1\.0 GiB of memory that are free"):
         GaussianProcessShap(30, 20_000)

@@ -210,7 +210,7 @@ def test_constructor_arguments():
         PatchKernelShap(Counting(), shap.maskers.Image(0, (8, 8, 3)))
     with pytest.raises(PatchShapError, match="sampling: got 'uniform'; expected one of"):
         PatchKernelShap(Counting(), sampling="uniform")
-    with pytest.raises(PatchShapError, match="tolerance: got -1; expected a positive number"):
+    with pytest.raises(PatchShapError, match="tolerance: got -1; expected a finite number above 0"):
         PatchKernelShap(Counting(), tolerance=-1)
     with pytest.raises(PatchShapError, match=r"autocast: got torch\.bfloat16 for a model of type"):
         PatchKernelShap(lambda x: x, autocast=torch.bfloat16)(X, silent=True)

@@ -517,7 +517,7 @@ FITS = {"masker": NINE}
 MANY = r"got 4096, with 8,386,560 interactions of order 2; .* Choose fewer players, as with"
 LACKS = r"got 'STII' of order 2; .* estimator='gaussian-process' takes every index"
 REFUSED = [
-    ({"index": "SHAP"}, {}, r"index: got 'SHAP'; expected one of \('SV', 'BV', 'SII'"),
+    ({"index": "SHAP"}, {}, r"index: got 'SHAP'; expected one of 'SV', 'BV', 'SII'"),
     ({"estimator": "best"}, {}, "estimator: got 'best'; expected 'auto' or one of"),
     ({"sampling": "uniform"}, {}, r"sampling: got 'uniform'; expected one of .*, or None"),
     ({"order": 0}, {}, "order: got 0; expected a whole number of at least 1"),

@@ -93,7 +93,7 @@ def test_results_beyond_memory_are_refused():
 
 def test_trees_orders_and_superpixels_by_the_thousand_million():
     images = torch.rand(1, 3, 8, 8)
-    with pytest.raises(PatchShapError, match="n_trees: got 1,000,000,000; expected at most 32"):
+    with pytest.raises(PatchShapError, match=r"n_trees: got 1000000000; expected .* at most 32"):
         OwenBPT(model, n_trees=10**9)
     with pytest.raises(PatchShapError, match="order: got 1000000000; expected at most 16"):
         InteractionShap(model, PatchMasker((4, 4)), order=10**9)(images, max_evals=50, silent=True)

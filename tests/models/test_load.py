@@ -191,11 +191,11 @@ def test_modules_and_functions_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size: got 0; expected a positive number of pixels, or"),
-        ({"size": (1, 2, 3)}, r"size: got \(1, 2, 3\); expected a positive"),
-        ({"size": 2.5}, r"size: got 2\.5; expected a positive"),
-        ({"size": 28}, r"size: got 28; expected the model's own \(20, 30\), or None"),
-        ({"channels": 2}, "channels: got 2; expected 1, 3 or 4"),
+        ({"size": 0}, "size: got 0; expected a whole number of at least 1 pixels, or"),
+        ({"size": (1, 2, 3)}, r"size: got \(1, 2, 3\); expected .*, or two in a tuple"),
+        ({"size": 2.5}, r"size: got 2\.5; expected a whole number"),
+        ({"size": 28}, r"size: got \(28, 28\); expected the model's own \(20, 30\), or None"),
+        ({"channels": 2}, "channels: got 2; expected one of 1, 3 or 4"),
         ({"channels": 1}, "channels: got 1; expected the model's own 3, or None"),
         ({"class_names": ["a"]}, "class_names: got 1 of them; expected 3, one for each output"),
         ({"weights": "x.pt"}, r"weights: got 'x\.pt'; expected none for a model of your own"),

@@ -59,7 +59,10 @@ def test_specifications_of_players():
             r"players: got a mask of shape \(8, 11\); expected shape \(8, 12\)",
         ),
         (np.full((8, 12), 0.5), "players: got a mask of dtype float64; expected whole numbers"),
-        (np.full((8, 12), -1), "players: got the negative id -1; expected ids of at least 0"),
+        (
+            np.full((8, 12), -1),
+            "players: got the negative id -1; expected whole numbers of at least 0",
+        ),
     ],
 )
 def test_errors_say_what_came_and_what_was_expected(spec, message):

@@ -313,7 +313,7 @@ def test_noise_and_seeds():
         (np.array([["a"]]), None, "image: got dtype <U1"),
         (np.zeros((2, 2), dtype=complex), None, "image: got dtype complex128"),
         (np.zeros((2, 2)), [[0, 1]], r"labels: got shape \(1, 2\); expected \(2, 2\)"),
-        (np.zeros((2, 2)), [[0, 1], [3, 3]], r"labels: got .* expected ids 0\.\.n-1"),
+        (np.zeros((2, 2)), [[0, 1], [3, 3]], r"labels: got .* expected whole numbers 0\.\.n-1"),
     ],
 )
 def test_images_and_labels_that_do_not_fit(image, labels, message):
@@ -537,7 +537,7 @@ def test_a_negative_depth():
         (lambda: bpt_tree(np.zeros((1, 2)), [[0, 2]]), "labels: got ids up to 2 without 1"),
         (lambda: bpt_tree(np.zeros((1, 2)), compactness=-1), "compactness: got -1; expected"),
         (lambda: bpt_tree(np.zeros((1, 2)), compactness=np.nan), "compactness: got nan; expected"),
-        (lambda: bpt_tree(np.zeros((1, 2)), noise="a"), "noise: got 'a'; expected a number"),
+        (lambda: bpt_tree(np.zeros((1, 2)), noise="a"), "noise: got 'a'; expected a finite number"),
         (lambda: axis_tree([[0, 1]]).regions(1.5), "depth: got 1.5; expected a whole number"),
     ],
 )

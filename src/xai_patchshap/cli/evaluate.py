@@ -20,9 +20,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._files import only_process_in, write_text
-from ..errors import PatchShapError, bad, check_whole
+from .._validation import whole
+from ..errors import PatchShapError, bad
 from ..evaluation import deletion_curve, insertion_curve
-from ..evaluation.correlations import at_least, random_coalitions, rank_correlation
+from ..evaluation.correlations import random_coalitions, rank_correlation
 from ..explainers import PatchExplainer
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
@@ -91,11 +92,11 @@ def add_evaluate(commands: Any) -> None:
 
 def _evaluate(a: argparse.Namespace) -> int:
     methods = _methods(a)
-    at_least(2, "--budget", a.budget)
-    check_whole("--steps", a.steps, 1, _MOST)
+    whole(2)("--budget", a.budget)
+    whole(1, _MOST)("--steps", a.steps)
     if a.samples:
-        check_whole("--samples", a.samples, 2, _MOST)
-    at_least(0, "--seed", a.seed)
+        whole(2, _MOST)("--samples", a.samples)
+    whole(0)("--seed", a.seed)
     with only_process_in(a.out, deep=True):
         return _compare(a, methods, images_of(a.images, a.out))
 
@@ -152,7 +153,7 @@ class _Comparison:
             self.explainer, self.model = explainer, SurrogateScores(explainer.model)
             self.masker = explainer.masker
         self.batch = batch_rows(a.batch_size, self.model)
-        at_least(1, "--batch-size", self.batch)
+        whole(1)("--batch-size", self.batch)
         weights = self.model if self.explainer is None else self.explainer.model
         keys = ("players", "budget", "steps", "samples", "seed")
         self.settings = settings_of(a, self.named, weights, keys) | {"methods": list(methods)}

@@ -17,8 +17,8 @@ from captum.attr import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._memory import check_memory, said
 from .._methods import underscored
+from .._validation import check_memory, said
 from ..amortized import ShapleyViT
 from ..errors import bad
 from ..evaluation.other_methods import leave_one_out, rise

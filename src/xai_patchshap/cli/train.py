@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .._validation import whole
 from ..amortized import (
     Architecture,
     Schedule,
@@ -30,7 +31,6 @@ from ..amortized.network import PREDICTS, is_plain_transformer
 from ..amortized.training.data import alone_in
 from ..amortized.training.explainer import OBJECTIVES
 from ..errors import PatchShapError, bad, rename
-from ..evaluation.correlations import at_least
 from ..models.load import NamedModel, ScoredImages, fetched, load_weights, open_image
 from .images import images_below
 from .model import placed
@@ -263,7 +263,7 @@ def _surrogate(a: argparse.Namespace) -> None:
 
 
 def _explainer(a: argparse.Namespace) -> None:
-    at_least(0, "--calibrate", a.calibrate)
+    whole(0)("--calibrate", a.calibrate)
     taps = _blocks(a.taps)
     surrogate = placed(load_surrogate(a.surrogate), a.device)
     architecture = Architecture(**load_card(a.surrogate)["architecture"])

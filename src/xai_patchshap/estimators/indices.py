@@ -38,6 +38,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from .._validation import one_of, whole
 from ..errors import bad
 
 __all__ = [
@@ -60,11 +61,8 @@ EFFICIENT = ("SV", "k-SII", "STII", "FSII")
 
 def check_index(index: str, order: int, n_players: int | None = None) -> None:
     """Raise unless the index exists and has such an order."""
-    if index not in INDICES:
-        raise bad("index", repr(index), f"one of {INDICES}")
-    whole = isinstance(order, int | np.integer) and not isinstance(order, bool)
-    if not whole or order < 1:
-        raise bad("order", repr(order), "a whole number of at least 1")
+    one_of(*INDICES)("index", index)
+    whole(1)("order", order)
     if index in ("SV", "BV") and order != 1:
         raise bad("order", order, f"1 for index {index!r}", "SII and BII are their higher orders.")
     if n_players is not None and order > n_players:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from ..errors import bad, check_whole
+from .._validation import whole
+from ..errors import bad
 from ..models.outputs import one_score_each
 
 __all__ = ["faithfulness", "sensitivity_n"]
@@ -129,7 +130,7 @@ def random_coalitions(n_players: int, size: int | None, n_samples: int, seed: in
 
     Of a size, all are equally likely.
     """
-    m, rng = at_least(2, "n_samples", n_samples), np.random.default_rng(seed)
+    m, rng = whole(2)("n_samples", n_samples), np.random.default_rng(seed)
     sizes = rng.integers(0, n_players + 1, m) if size is None else np.full(m, size)
     rank = rng.random((m, n_players)).argsort(axis=1).argsort(axis=1)
     return np.asarray(rank < sizes[:, None])
@@ -164,7 +165,7 @@ def _centred_ranks(x: Floats) -> Floats:
 
 
 def _score(game: GameLike, phi: Floats, coalitions: Bools, batch_size: int) -> float:
-    size = at_least(1, "batch_size", batch_size)
+    size = whole(1)("batch_size", batch_size)
     parts = [coalitions[i : i + size] for i in range(0, len(coalitions), size)]
     # Copies, so that a game that writes into its argument does not change the sums.
     values = np.concatenate(
@@ -180,8 +181,3 @@ def _attribution(given: ArrayLike) -> Floats:
     if not np.isfinite(phi).all():
         raise bad("attribution", "NaN or infinite numbers", "finite numbers")
     return phi
-
-
-def at_least(least: int, what: str, number: Any) -> int:
-    """The number, or an error unless it is a whole number that is large enough."""
-    return check_whole(what, number, least)

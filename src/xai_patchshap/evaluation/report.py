@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._files import write_atomically
+from .._validation import whole
 from ..amortized import ShapleyViT, explained_variance, per_image_correlation, shapley_values
 from ..errors import bad
 from ..masking.token_dropping import TokenDropping
 from ..models.outputs import as_scores
-from .correlations import at_least, random_coalitions, rank_correlation
+from .correlations import random_coalitions, rank_correlation
 from .other_methods import METHODS, Explanations, ImageGames
 
 __all__ = ["QualityReport", "quality_report"]
@@ -173,8 +174,8 @@ def quality_report(
     wanted = tuple(METHODS if methods is None else methods)
     budgets = tuple(kernel_budgets)
     _check(network, images, classifier, wanted, budgets)
-    at_least(2, "n_reference", n_reference)
-    at_least(1, "batch_size", batch_size)
+    whole(2)("n_reference", n_reference)
+    whole(1)("batch_size", batch_size)
     images = images.to(network.null.device)
     known = None if reference is None else _known_reference(reference, network, images)
     classes = _classes(network, images, targets, seed, batch_size)
@@ -289,7 +290,7 @@ def _check(
     if not budgets:
         raise bad("kernel_budgets", "none", "at least one")
     for budget in budgets:
-        at_least(2, "kernel_budgets", budget)
+        whole(2)("kernel_budgets", budget)
     for what, model in (("network", network), ("classifier", classifier)):
         if model is not None and any(part.training for part in model.modules()):
             raise bad(what, "a model in training mode", "evaluation mode", f"Call {what}.eval().")

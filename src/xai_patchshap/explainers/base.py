@@ -10,7 +10,8 @@ import torch
 from captum.attr import PerturbationAttribution
 from shap._serializable import Deserializer, Serializer
 
-from ..errors import bad, check_names, check_whole
+from .._validation import a_function, checked, list_of_names, maybe, whole
+from ..errors import bad
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
 from ..models.huggingface import HFModel, taken
@@ -30,6 +31,12 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
     both are the same.
     """
 
+    @checked(
+        link=a_function("shap.links.logit"),
+        output_names=maybe(list_of_names()),
+        seed=maybe(whole(0, mend="None draws a new seed for each call.")),
+        feature_names=maybe(list_of_names()),
+    )
     def __init__(
         self,
         model: Callable[..., Any],
@@ -42,10 +49,6 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
         linearize_link: bool = True,
         algorithm: str = "auto",
     ) -> None:
-        if seed is not None:
-            check_whole("seed", seed, 0, mend="None draws a new seed for each call.")
-        if not callable(link):
-            raise bad("link", repr(link), "a function, as shap.links.logit")
         own_masker = masker is not None
         masker = self._checked_masker(masker)
         model = self._taken(model)
@@ -56,8 +59,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             masker,
             link=link,
             algorithm=algorithm,
-            output_names=check_names("output_names", output_names),
-            feature_names=check_names("feature_names", feature_names),
+            output_names=output_names,
+            feature_names=feature_names,
             linearize_link=linearize_link,
         )
         self.seed, self.autocast = seed, autocast

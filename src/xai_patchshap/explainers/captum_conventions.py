@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._arrays import as_array, as_tensor, plain_tensor
+from .._validation import ids
 from ..errors import PatchShapError, bad, warn
 from ..models.outputs import mean_of_maps
-from ..players.grids import check_not_negative, whole_numbers
 
 __all__ = ["as_labels", "baseline_tensors", "check_inputs", "mask_tensors", "select_target"]
 
@@ -98,9 +98,9 @@ def mask_tensors(feature_mask: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
                 f"the shape of the input, {tuple(x.shape)}, or one that broadcasts to it",
             )
         m = m.reshape([1] * (x.dim() - m.dim()) + list(m.shape))
-        masks.append(torch.from_numpy(whole_numbers(as_array(m), what)))
+        masks.append(torch.from_numpy(ids(empty=True)(what, as_array(m))))
     everyone = torch.cat([m.flatten() for m in masks])
-    check_not_negative(everyone.numpy(), "feature_mask")
+    ids()("feature_mask", everyone.numpy())
     lowest, highest = int(everyone.min()), int(everyone.max())
     if highest > max(_LARGEST_ID, 4 * sum(x.numel() for x in inputs)):
         raise bad(

@@ -15,7 +15,8 @@ from captum.log import log_usage
 from torch import Tensor
 
 from .._arrays import layout_of
-from ..errors import bad, check_whole
+from .._validation import whole
+from ..errors import bad
 from ..game import Game
 from ..masking.coalition_inputs import CoalitionInputs
 from ..models.batch import BatchModel
@@ -129,7 +130,7 @@ class CaptumFace(Runner):
     ) -> Any:
         started = time.perf_counter()
         tensors = _captum.check_inputs(inputs)
-        perturbations_per_eval = check_whole("perturbations_per_eval", perturbations_per_eval, 1)
+        perturbations_per_eval = whole(1)("perturbations_per_eval", perturbations_per_eval)
         target = _captum.plain_target(target)
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)

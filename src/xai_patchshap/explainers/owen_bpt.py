@@ -11,8 +11,8 @@ import shap
 import torch
 from numpy.typing import NDArray
 
-from .._memory import check_memory, said
-from ..errors import PatchShapError, bad, check_amount, check_whole
+from .._validation import check_memory, checked, finite, said, whole
+from ..errors import PatchShapError, bad
 from ..estimators import Estimate, OwenForest
 from ..game import Game
 from ..masking.coalition_inputs import CoalitionInputs
@@ -28,6 +28,9 @@ _SEEN, _TYPICAL = 3.0, 0.99
 Grower: TypeAlias = Callable[[NDArray[np.float64] | None], PartitionTree]
 # Trees begin at 3**k times as many evaluations: more than so many are never reached.
 _MOST_TREES = 32
+_WHEN_TREES_BEGIN = (
+    "The second tree begins after 100 evaluations, each further one after three times as many."
+)
 _BYTES_OF_AN_EVALUATION = 800  # of the branches that it opens, whatever the outputs
 # Coalitions of one round of a batch of images are held at once.
 _MAX_BYTES = 2**26
@@ -129,6 +132,11 @@ class OwenBPT(PatchExplainer):
 
     _keeps_state = True
 
+    @checked(
+        n_trees=whole(1, _MOST_TREES, mend=_WHEN_TREES_BEGIN),
+        compactness=finite(least=0, below=MOST_COMPACT),
+        guides=whole(1),
+    )
     def __init__(
         self,
         model: Callable[..., Any],
@@ -146,17 +154,6 @@ class OwenBPT(PatchExplainer):
         linearize_link: bool = True,
         algorithm: str = "auto",
     ) -> None:
-        check_whole("n_trees", n_trees, 1)
-        if n_trees > _MOST_TREES:
-            raise bad(
-                "n_trees",
-                f"{n_trees:,}",
-                f"at most {_MOST_TREES}",
-                "The second tree begins after 100 evaluations, each further one after three times "
-                "as many.",
-            )
-        check_whole("guides", guides, 1)
-        check_amount("compactness", compactness, MOST_COMPACT)
         _kinds(hierarchy)
         super().__init__(
             model,

@@ -8,7 +8,7 @@ from typing import Any
 import shap
 import torch
 
-from ..errors import bad, check_positive
+from .._validation import checked, finite, maybe, one_of
 from ..estimators import SHAPLEY_ESTIMATORS, check_sampling, shapley_estimator
 from .sampled import SampledExplainer
 
@@ -104,6 +104,7 @@ class PatchKernelShap(SampledExplainer):
     (2, 16, 10)
     """
 
+    @checked(estimator=one_of(*SHAPLEY_ESTIMATORS), tolerance=maybe(finite(above=0)))
     def __init__(
         self,
         model: Callable[..., Any],
@@ -120,10 +121,6 @@ class PatchKernelShap(SampledExplainer):
         estimator: str = "auto",
     ) -> None:
         check_sampling(sampling, estimator)
-        if estimator not in SHAPLEY_ESTIMATORS:
-            raise bad("estimator", repr(estimator), f"one of {SHAPLEY_ESTIMATORS}")
-        if tolerance is not None:
-            check_positive("tolerance", tolerance)
         super().__init__(
             model,
             masker,

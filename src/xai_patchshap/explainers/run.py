@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import check_whole, warn
+from .._validation import whole
+from ..errors import warn
 from ..estimators import Estimate
 from ..game import Game
 from ..masking.coalition_inputs import CoalitionInputs
@@ -220,4 +221,4 @@ class Runner:
 
     def _check_budget(self, name: str, budget: Any, n_backgrounds: int = 1) -> None:
         mend = "The full image and the empty one (once for each background) are always needed."
-        check_whole(name, budget, 1 + n_backgrounds, mend=mend, unit=" evaluations")
+        whole(1 + n_backgrounds, mend=mend, unit=" evaluations")(name, budget)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._memory import check_memory, said
+from .._validation import check_memory, said
 from ..estimators import Estimate, GaussianProcessInteractions, GaussianProcessShap
 from ..game import Game
 from .base import PatchExplainer

@@ -15,7 +15,8 @@ from slicer import Obj
 from torch import Tensor
 
 from .._arrays import Layout, as_array, as_tensor, layout_of, stacked
-from ..errors import PatchShapError, bad, check_whole, raised_by
+from .._validation import whole
+from ..errors import PatchShapError, bad, raised_by
 from ..estimators import Estimate
 from ..players.grids import Players, player_means
 
@@ -134,7 +135,7 @@ def choose_outputs(
         key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)
         if key is None:
             raise bad("output_rank_order", repr(outputs.order), "'max', 'min' or 'max_abs'")
-        check_whole("ranked_outputs", outputs.n, 1)
+        whole(1)("ranked_outputs", outputs.n)
         if outputs.n > n_outputs:
             raise bad("ranked_outputs", outputs.n, f"1 to {n_outputs}, the outputs of the model")
         return np.argsort(key, axis=1, kind="stable")[:, : outputs.n]

@@ -11,7 +11,8 @@ import shap
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..errors import bad, check_whole
+from .._validation import whole
+from ..errors import bad
 from ..game import Game
 from ..models.batch import BatchModel
 from . import shap_conventions as _shap
@@ -213,7 +214,7 @@ class ShapFace(Runner):
         if batch_size == "auto":
             batch_size = 16 if model.device is None or model.device.type == "cpu" else 128
         else:
-            check_whole("batch_size", batch_size, 1)
+            whole(1)("batch_size", batch_size)
         bar = None
         if not silent:
             bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=self._bar_delay)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._arrays import plain_array
+from .._validation import checked, whole
 from ..amortized import ShapleyViT, load_explainer
 from ..amortized.predicted_game import PredictedGame, Prediction
 from ..errors import bad
@@ -110,6 +111,7 @@ class ViTShapleyAmortized(PatchExplainer):
     (2, 64, 10)
     """
 
+    @checked(refine=whole(2, also=0, unit=" evaluations"))
     def __init__(
         self,
         model: ShapleyViT | str | Path,
@@ -127,9 +129,6 @@ class ViTShapleyAmortized(PatchExplainer):
         model = self._taken(model)
         if link is not shap.links.identity:
             raise bad("link", repr(link), "shap.links.identity: the network knows its own scale")
-        whole = isinstance(refine, int | np.integer) and not isinstance(refine, bool)
-        if not whole or refine < 0 or refine == 1:
-            raise bad("refine", repr(refine), "0, or a number of evaluations of at least 2")
         check_sampling(sampling, "auto")
         masker = PatchMasker(background="drop") if masker is None else masker
         super().__init__(
@@ -143,7 +142,7 @@ class ViTShapleyAmortized(PatchExplainer):
             linearize_link,
             algorithm,
         )
-        self.refine, self.sampling = int(refine), sampling
+        self.refine, self.sampling = refine, sampling
         self._pass = _OnePass(model)
 
     @staticmethod

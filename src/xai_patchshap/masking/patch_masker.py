@@ -14,7 +14,8 @@ from shap._serializable import Deserializer, Serializer
 from torch import Tensor
 
 from .._arrays import Layout, as_array, as_tensor, layout_of
-from ..errors import PatchShapError, bad, check_whole, rename
+from .._validation import checked, one_of, whole
+from ..errors import PatchShapError, bad, rename
 from ..players.grids import (
     Players,
     PlayersSpec,
@@ -87,6 +88,7 @@ class PatchMasker(shap.maskers.Masker):
 
     image_data = True
 
+    @checked(layout=one_of("auto", "NCHW", "NHWC"), seed=whole(0, 2**63 - 1))
     def __init__(
         self,
         players: PlayersSpec = None,
@@ -97,9 +99,6 @@ class PatchMasker(shap.maskers.Masker):
     ) -> None:
         check_players(players)
         check_background(background)
-        if layout not in ("auto", "NCHW", "NHWC"):
-            raise bad("layout", repr(layout), "'auto', 'NCHW' or 'NHWC'")
-        check_whole("seed", seed, 0, 2**63 - 1)
         self.players = players
         self.background = background
         self.layout = layout

@@ -13,15 +13,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
-from .._memory import check_memory, said
-from ..errors import PatchShapError, bad, check_names, warn
+from .._validation import check_memory, checked, list_of_names, maybe, one_of, pair, said, whole
+from ..errors import PatchShapError, bad, warn
 from .huggingface import HFModel, is_transformers
 from .onnx import OnnxModel
 
@@ -230,6 +230,11 @@ def outputs_called(names: Sequence[str] | None, name: str) -> list[int]:
     return [i for i, n in enumerate(names or ()) if wanted in (n.lower(), *n.lower().split(", "))]
 
 
+@checked(
+    size=maybe(pair(whole(1, unit=" pixels"))),
+    channels=maybe(one_of(*_MODES)),
+    class_names=maybe(list_of_names()),
+)
 def load_model(
     model: Any = DEMO_MODEL,
     *,
@@ -295,22 +300,18 @@ def load_model(
     own = named.model
     known = own if isinstance(own, OnnxModel) else None
     if size is not None:
-        sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-        if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
-            raise bad("size", repr(size), "a positive number of pixels, or (height, width)")
+        height, width = sides = cast("tuple[int, int]", size)
         if known is not None and known.size not in (None, sides):
             raise bad("size", repr(size), f"the model's own {known.size}, or None")
-        _check_size(sides[0], sides[1])
-        named = replace(named, size=(sides[0], sides[1]))
+        _check_size(height, width)
+        named = replace(named, size=sides)
     if channels is not None:
-        if channels not in _MODES:
-            raise bad("channels", repr(channels), "1, 3 or 4")
         fixed = named.channels if prepares_images(own) else getattr(known, "channels", None)
         if fixed not in (None, channels):
             raise bad("channels", channels, f"the model's own {fixed}, or None")
         named = replace(named, channels=channels)
     if class_names is not None:
-        names = tuple(map(str, check_names("class_names", class_names) or ()))
+        names = tuple(map(str, class_names))
         n_outputs = getattr(known, "n_outputs", None) or len(named.class_names or names)
         if len(names) != n_outputs:
             raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")

@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._arrays import as_array
-from ..errors import PatchShapError, bad, check_whole, raised_by
+from .._validation import checked, ids, maybe, pair, whole
+from ..errors import PatchShapError, bad, raised_by
 from .superpixels import slic
 
 __all__ = ["Players", "PlayersSpec", "grid_players", "mask_players", "resolve_players"]
@@ -57,6 +58,10 @@ class Players:
         return len(self.names)
 
 
+_TWO = pair(whole(1, mend=_HOW))
+
+
+@checked(height=whole(1), width=whole(1), patch=maybe(_TWO), grid=maybe(_TWO))
 def grid_players(
     height: int,
     width: int,
@@ -94,11 +99,10 @@ def grid_players(
     >>> grid_players(224, 224, patch=16).n
     196
     """
-    height, width = check_whole("height", height, 1), check_whole("width", width, 1)
     if patch is not None and grid is not None:
         raise PatchShapError(f"players: got patch={patch} and grid={grid}; give only one of them.")
     if patch is not None:
-        ph, pw = _two_sizes("patch", patch)
+        ph, pw = cast("tuple[int, int]", patch)
         rows, cols = np.arange(height) // min(ph, height), np.arange(width) // min(pw, width)
     else:
         if grid is None:
@@ -106,7 +110,7 @@ def grid_players(
             n_rows = min(height, max(1, round(7 * math.sqrt(height / width))))
             n_cols = min(width, max(1, round(7 * math.sqrt(width / height))))
         else:
-            n_rows, n_cols = _two_sizes("grid", grid)
+            n_rows, n_cols = grid
         if not (1 <= n_rows <= height and 1 <= n_cols <= width):
             raise bad(
                 "grid",
@@ -119,15 +123,6 @@ def grid_players(
     labels = (rows[:, None] * n_cols + cols[None, :]).astype(np.int64)
     names = tuple(f"row {r}, column {c}" for r in range(n_rows) for c in range(n_cols))
     return Players(labels, names)
-
-
-def _two_sizes(what: str, given: Any) -> tuple[int, int]:
-    """Height and width from one size or two; whole numbers of at least 1."""
-    sizes = tuple(given) if isinstance(given, tuple | list) else (given, given)
-    if len(sizes) != 2:
-        raise bad(what, repr(given), "one whole number, or two in a tuple", _HOW)
-    first, second = (check_whole(what, size, 1) for size in sizes)
-    return first, second
 
 
 def mask_players(mask: ArrayLike, shape: tuple[int, ...]) -> Players:
@@ -154,44 +149,9 @@ def mask_players(mask: ArrayLike, shape: tuple[int, ...]) -> Players:
     labels = as_array(mask)
     if labels.shape != tuple(shape):
         raise bad("players", f"a mask of shape {labels.shape}", f"shape {tuple(shape)}", _HOW)
-    labels = whole_numbers(labels, "players")
-    ids, closed = np.unique(labels, return_inverse=True)
-    check_not_negative(ids, "players")
-    return Players(closed.reshape(labels.shape), tuple(f"segment {i}" for i in ids.tolist()))
-
-
-def whole_numbers(mask: NDArray[Any], what: str) -> NDArray[np.int64]:
-    """Return ``mask`` as int64, or raise if it holds anything but whole numbers."""
-    whole = mask.dtype.kind in "iub"
-    if not whole and (mask.dtype.kind != "f" or not np.array_equal(mask, np.floor(mask))):
-        raise bad(what, f"a mask of dtype {mask.dtype}", "whole numbers")
-    if mask.size and mask.dtype.kind in "fu" and float(mask.max()) >= 2**63:
-        raise bad(what, f"the id {mask.max():g}", "ids below 2**63")
-    return mask.astype(np.int64)
-
-
-def check_ids(labels: NDArray[np.int64], what: str) -> int:
-    """Number of ids in ``labels``; raise unless they are 0..n-1 without a gap."""
-    ids = np.unique(labels)
-    check_not_negative(ids, what)
-    if ids[-1] != len(ids) - 1:
-        missing = np.flatnonzero(np.diff(ids, prepend=-1) > 1)[:5]
-        some = ", ".join(str(ids[i] - 1) for i in missing)
-        raise bad(
-            what,
-            f"ids up to {ids[-1]} without {some}",
-            "ids 0..n-1, each used at least once",
-            "np.unique(labels, return_inverse=True)[1].reshape(labels.shape) closes the gaps.",
-        )
-    return len(ids)
-
-
-def check_not_negative(ids: NDArray[np.int64], what: str) -> None:
-    """Raise unless there are ids, all of them at least 0."""
-    if ids.size == 0:
-        raise bad(what, "a mask without positions", "at least one player")
-    if ids.min() < 0:
-        raise bad(what, f"the negative id {ids.min()}", "ids of at least 0")
+    labels = ids()("players", labels)
+    found, closed = np.unique(labels, return_inverse=True)
+    return Players(closed.reshape(labels.shape), tuple(f"segment {i}" for i in found.tolist()))
 
 
 def check_players(spec: Any) -> None:
@@ -201,9 +161,9 @@ def check_players(spec: Any) -> None:
     elif isinstance(spec, bool | float | np.bool_ | np.floating):
         raise bad("players", repr(spec), "a whole number of pixels", _HOW)
     elif isinstance(spec, int | np.integer):
-        check_whole("players", spec, 1, mend=_HOW)
+        whole(1, mend=_HOW)("players", spec)
     elif is_grid(spec):
-        _two_sizes("players", spec)
+        _TWO("players", spec)
     elif isinstance(spec, Players):
         raise bad("players", "an object of type Players", "its mask", "Give players.labels.")
     elif spec is not None and not callable(spec):
@@ -213,7 +173,7 @@ def check_players(spec: Any) -> None:
             mask = np.asarray(None)
         if mask.dtype.kind not in "fiub" or mask.ndim == 0:
             raise bad("players", f"an object of type {type(spec).__name__}", "players", _HOW)
-        check_not_negative(whole_numbers(mask, "players"), "players")
+        ids()("players", mask)
 
 
 def is_grid(spec: Any) -> bool:
@@ -253,6 +213,8 @@ def resolve_players(
     without it a grid of about 7x7 plays.
     """
     height, width = image.shape[:2]
+    if isinstance(spec, str):
+        _sizes(spec)
     spec = named_segmentation(spec)
     if spec is None:
         return grid_players(height, width, patch=patch)
@@ -261,7 +223,7 @@ def resolve_players(
     if isinstance(spec, int | np.integer) and not isinstance(spec, bool):
         return grid_players(height, width, patch=int(spec))
     if is_grid(spec):
-        return grid_players(height, width, grid=_two_sizes("players", spec))
+        return grid_players(height, width, grid=_TWO("players", spec))
     if callable(spec):
         with raised_by("the function that makes players"):
             made = spec(image)

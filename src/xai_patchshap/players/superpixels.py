@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import PatchShapError, bad, check_amount
+from .._validation import checked, finite, pair, whole
+from ..errors import PatchShapError, bad
 
 __all__ = ["Superpixels", "slic"]
 
@@ -22,6 +23,7 @@ _OURS = {
 }
 
 
+@checked(n_segments=whole(1), compactness=finite(above=0), sigma=pair(finite(least=0)))
 @dataclass(frozen=True)
 class Superpixels:
     """Segment one image by SLIC; :func:`slic` makes one.
@@ -46,17 +48,6 @@ class Superpixels:
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        n = self.n_segments
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise bad("slic", f"n_segments={n!r}", "a whole number of at least 1")
-        check_amount("slic compactness", self.compactness)
-        if not self.compactness:
-            raise bad("slic compactness", "0", "a number greater than 0")
-        sigmas = self.sigma if isinstance(self.sigma, tuple | list) else (self.sigma,)
-        if len(sigmas) > 2 or not len(sigmas):
-            raise bad("slic sigma", self.sigma, "one number, or one for rows and one for columns")
-        for sigma in sigmas:
-            check_amount("slic sigma", sigma)
         known = set(inspect.signature(_skimage_slic()).parameters)
         known -= {"n_segments", "compactness", "sigma"}
         for name in self.options:

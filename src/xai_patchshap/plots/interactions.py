@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,8 +16,8 @@ from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import bad, check_names
-from ..players.grids import check_ids, whole_numbers
+from .._validation import ids, list_of_names, maybe, whole
+from ..errors import bad
 from .attribution_maps import _border, _label_position, _mark
 from .canvas import borders, fitting_photo, new_figure, pale_gray, pixel_extent
 from .canvas import transparent_diverging as diverging
@@ -91,7 +90,7 @@ def interaction_network(
     ['+0.25']
     """
     main, pairs = _effects(matrix)
-    n_edges, written = _whole("n_edges", n_edges, 1), _names(names, len(main))
+    n_edges, written = whole(1)("n_edges", n_edges), _names(names, len(main))
     errors = np.zeros_like(pairs) if std is None else 2 * np.asarray(std, dtype=float)
     if errors.shape != pairs.shape:
         raise bad("std", f"shape {errors.shape}", f"that of the matrix, {pairs.shape}")
@@ -263,8 +262,8 @@ def interaction_partners(
     'interaction with player 3'
     """
     main, pairs = _effects(matrix)
-    player = _whole("player", player, 0, len(main) - 1)
-    n_marked = _whole("n_marked", n_marked, 0)
+    player = whole(0, len(main) - 1)("player", player)
+    n_marked = whole(0)("n_marked", n_marked)
     figure, panel, players, shown = _on_photo(photo, labels, len(main), title)
     values, inside, extent = pairs[player], players == player, pixel_extent(*players.shape)
     colors = ScalarMappable(_scale(values), diverging())
@@ -308,21 +307,10 @@ def _effects(matrix: ArrayLike) -> tuple[_Floats, _Floats]:
 
 
 def _names(names: Sequence[str] | None, n: int) -> list[str]:
-    names = check_names("names", names)
+    names = maybe(list_of_names())("names", names)
     if names is not None and len(names) != n:
         raise bad("names", f"{len(names)} of them", f"{n}, one for each player")
     return [str(name) for name in names or ()]
-
-
-def _whole(what: str, value: int, low: int, high: float = np.inf) -> int:
-    try:
-        number = index(value)
-    except TypeError:
-        number = low - 1
-    if not low <= number <= high:
-        until = "" if high == np.inf else f" and at most {high}"
-        raise bad(what, repr(value), f"a whole number of at least {low}{until}")
-    return number
 
 
 def _limit(values: NDArray[Any]) -> float:
@@ -346,8 +334,8 @@ def _on_photo(
     """A figure with the pale photograph, its panel, the labels and the photograph."""
     if np.ndim(labels) != 2:
         raise bad("labels", f"shape {np.shape(labels)}", "(H, W)")
-    players = whole_numbers(np.asarray(labels), "labels")
-    if check_ids(players, "labels") != n:
+    players = ids(gaps=False)("labels", labels)
+    if players.max() != n - 1:
         raise bad("labels", f"ids 0..{players.max()}", f"0..{n - 1}, as the matrix has {n} rows")
     shown, (height, width) = fitting_photo(photo, players.shape, "labels"), players.shape
     room = (0.6 if network else 0.1) + 0.25 * bool(title)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..._memory import check_memory, said
-from ...errors import bad, check_whole
+from ..._validation import check_memory, checked, one_of, said, whole
+from ...errors import bad
 from ..checkpoints import check_card, save_explainer, save_surrogate
 from ..losses import game_loss, kernel_pairs, regression_loss, unbiased_values
 from ..network import Architecture, ShapleyViT
@@ -32,6 +32,7 @@ _VALIDATION_SEED = 2**31
 
 
 @alone_in_out
+@checked(objective=one_of(*OBJECTIVES), n_pairs=whole(1), seed=whole(0, LARGEST_SEED))
 def train_explainer(
     surrogate: nn.Module,
     dataset: Any,
@@ -132,10 +133,6 @@ def train_explainer(
     torch.Size([1, 4, 3])
     """
     folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
-    if objective not in OBJECTIVES:
-        raise bad("objective", repr(objective), f"one of {OBJECTIVES}")
-    check_whole("n_pairs", n_pairs, 1)
-    check_whole("seed", seed, 0, LARGEST_SEED)
     if objective == "fastshap" and fresh and (keep_tokens or evaluate is not None):
         name = "keep_tokens" if keep_tokens else "evaluate"
         raise bad(name, "fresh=True beside it", "fresh=False: values kept on disk")

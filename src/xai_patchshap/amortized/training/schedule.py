@@ -8,14 +8,25 @@ from typing import Any
 
 import torch
 
-from ...errors import bad, check_amount, check_whole
+from ..._validation import checked, finite, whole
+from ...errors import bad
 
 __all__ = ["LARGEST_SEED", "Schedule", "as_settings", "precision"]
 
-_MOST_EPOCHS, _MOST_WORKERS = 10**6, 1024
 LARGEST_SEED = 2**63 - 1  # of torch
 
 
+@checked(
+    epochs=whole(1, 10**6),
+    batch_size=whole(1),
+    learning_rate=finite(above=0),
+    weight_decay=finite(least=0),
+    warm_up=finite(least=0, below=1),
+    accumulate=whole(1),
+    validations=whole(1),
+    save_every=whole(1),
+    workers=whole(0, 1024),
+)
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train; shared by all stages.
@@ -59,14 +70,6 @@ class Schedule:
     autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "validations", "save_every"):
-            check_whole(name, getattr(self, name), 1, _MOST_EPOCHS if name == "epochs" else None)
-        check_whole("workers", self.workers, 0, _MOST_WORKERS)
-        if not 0 < self.learning_rate < math.inf:
-            raise bad("learning_rate", self.learning_rate, "a number above 0")
-        check_amount("weight_decay", self.weight_decay)
-        if not 0 <= self.warm_up < 1:
-            raise bad("warm_up", self.warm_up, "a share of the steps, from 0 to below 1")
         if self.batch_size % self.accumulate:
             raise bad("accumulate", self.accumulate, f"a divisor of batch_size={self.batch_size}")
 

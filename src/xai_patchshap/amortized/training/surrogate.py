@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import check_whole
+from ..._validation import checked, whole
 from ...masking.token_dropping import TokenDropping
 from ..checkpoints import check_card, save_surrogate
 from ..network import Architecture
@@ -28,6 +28,7 @@ _VALIDATION_SIZES = 16
 
 
 @alone_in_out
+@checked(n_sizes=whole(1), seed=whole(0, LARGEST_SEED))
 def train_surrogate(
     classifier: nn.Module,
     dataset: Any,
@@ -96,8 +97,6 @@ def train_surrogate(
     >>> surrogate(images[0][None]).shape
     torch.Size([1, 3])
     """
-    check_whole("n_sizes", n_sizes, 1)
-    check_whole("seed", seed, 0, LARGEST_SEED)
     folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
     teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
     student = TokenDropping(copy.deepcopy(classifier).requires_grad_(True))

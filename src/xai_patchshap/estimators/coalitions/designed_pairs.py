@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._memory import said
+from ..._validation import said
 from ...errors import bad
 from ..indices import coalition_weights, diagonal_quadrature
 from ..process.posterior import HalfGame

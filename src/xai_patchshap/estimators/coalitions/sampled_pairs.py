@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._memory import check_memory, said
+from ..._validation import check_memory, maybe, one_of, said, whole
 from ...errors import bad
 
 __all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions"]
@@ -38,8 +38,7 @@ def check_sampling(sampling: str | None, estimator: str) -> None:
     """
     designed = () if estimator in ("kernel-shap", "regression") else ("a-optimal",)
     rules = (*designed, *SAMPLING_RULES)
-    if sampling is not None and sampling not in rules:
-        raise bad("sampling", repr(sampling), f"one of {rules}, or None")
+    maybe(one_of(*rules))("sampling", sampling)
 
 
 class Pairs(Protocol):
@@ -63,10 +62,8 @@ def paired_coalitions(
     ``bytes_to_solve`` says how much memory a number of pairs takes later, unless they are all
     there are.
     """
-    whole = isinstance(budget, int | np.integer) and not isinstance(budget, bool)
-    if not whole or budget < 2:
-        raise bad("budget", budget, "at least 2 evaluations (the empty and the full coalition)")
-    n_pairs = min((int(budget) - 2) // 2, pairs.n_pairs)
+    budget = whole(2, unit=" evaluations, the empty and the full coalition")("budget", budget)
+    n_pairs = min((budget - 2) // 2, pairs.n_pairs)
     check_memory(
         "budget",
         f"{said(budget)} evaluations of {n_players:,} players",

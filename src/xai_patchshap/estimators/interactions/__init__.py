@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import comb
 
-from ..._memory import said
+from ..._validation import said
 from ...errors import bad
 from ..indices import EFFICIENT, INDICES, check_index
 from .exact import ExactInteractions

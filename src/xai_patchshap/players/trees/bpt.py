@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...errors import bad, check_amount
-from ..grids import check_ids, whole_numbers
+from ..._validation import checked, finite, ids
+from ...errors import bad
 from .partition_tree import PartitionTree
 
 __all__ = ["MOST_COMPACT", "bpt_tree"]
@@ -17,6 +17,7 @@ __all__ = ["MOST_COMPACT", "bpt_tree"]
 MOST_COMPACT = 1e6
 
 
+@checked(compactness=finite(least=0, below=MOST_COMPACT), noise=finite(least=0, below=1e6))
 def bpt_tree(
     image: ArrayLike,
     labels: ArrayLike | None = None,
@@ -83,8 +84,6 @@ def bpt_tree(
         raise bad("image", f"shape {np.shape(image)}", "a nonempty image (H, W) or (H, W, C)")
     if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
         raise bad("image", f"dtype {x.dtype} with NaN or no numbers", "finite numbers")
-    check_amount("compactness", compactness, MOST_COMPACT)
-    check_amount("noise", noise, 1e6)
     height, width = x.shape[:2]
     colour = _colour(x, compactness, noise, seed)
     if extra is not None:
@@ -105,8 +104,7 @@ def bpt_tree(
         players = np.asarray(labels)
         if players.shape != (height, width):
             raise bad("labels", f"shape {players.shape}", f"{(height, width)}, the image's")
-        players = whole_numbers(players, "labels")
-        check_ids(players, "labels")
+        players = ids(gaps=False)("labels", players)
         first, second, border, region = _player_graph(players, colour)
     from .merging import merge  # numba takes a while to load
 

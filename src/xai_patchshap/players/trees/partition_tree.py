@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..._validation import checked, ids, whole
 from ...errors import bad
-from ..grids import check_ids, whole_numbers
 
 __all__ = ["PartitionTree", "axis_tree", "linkage_tree"]
 
@@ -87,13 +87,12 @@ class PartitionTree:
         with np.errstate(over="ignore"):
             return 2.0 + float(np.ldexp(2.0, depth[self.n :]).sum())
 
+    @checked(depth=whole(0))
     def regions(self, depth: int) -> Ints:
         """Region of each player, (n,), when the tree is opened ``depth`` times everywhere.
 
         Regions are numbered from left to right; leaves that lie higher up stay whole.
         """
-        if not isinstance(depth, int | np.integer) or depth < 0:
-            raise bad("depth", depth, "a whole number of at least 0")
         nodes = [self.root]
         for _ in range(depth):
             nodes = [
@@ -181,8 +180,7 @@ def axis_tree(labels: ArrayLike, values: ArrayLike | None = None) -> PartitionTr
     labels = np.asarray(labels)
     if labels.ndim != 2:
         raise bad("labels", f"shape {labels.shape}", "an image's players, (H, W)")
-    flat = whole_numbers(labels, "labels").ravel()
-    check_ids(flat, "labels")
+    flat = ids(gaps=False)("labels", labels).ravel()
     count = np.bincount(flat)
     rows, cols = (np.bincount(flat, weights=p.ravel()) / count for p in np.indices(labels.shape))
     level: NDArray[np.float64] = np.zeros(len(count))
