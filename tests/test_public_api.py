@@ -33,7 +33,7 @@ ORDER = {
         "models",
         "_files",
         "_arrays",
-        "_versions",
+        "_compat",
         "_methods",
         "_lazy",
         "_validation",

@@ -9,7 +9,7 @@ from .errors import PatchShapError
 from .explain_image import explain_image  # now: its module has the same name
 
 if TYPE_CHECKING:
-    from ._versions import show_versions
+    from ._compat import show_versions
     from .estimators import Interactions
     from .explainers import (
         InteractionShap,
@@ -46,7 +46,7 @@ else:
             "load_model": "models.load",
             "mask_players": "players.grids",
             "register": "explainers.registry",
-            "show_versions": "_versions",
+            "show_versions": "_compat",
             "slic": "players.superpixels",
             "unregister": "explainers.registry",
         },

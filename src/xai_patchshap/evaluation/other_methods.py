@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from numpy.typing import NDArray
-from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from .._compat import loaded_classes
 from ..amortized import ShapleyViT
 from ..errors import bad
 from ..estimators import KernelShap
@@ -448,7 +448,9 @@ def _timm_transformer(model: nn.Module) -> Any:
 
 
 def _usual(layer: Any) -> bool:
-    return isinstance(layer, Attention) and isinstance(layer.qkv, nn.Linear)
+    return isinstance(layer, loaded_classes("timm_attention")) and isinstance(
+        getattr(layer, "qkv", None), nn.Linear
+    )
 
 
 def _to_patches(model: nn.Module, attention: Tensor) -> Tensor:

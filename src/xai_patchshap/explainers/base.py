@@ -8,8 +8,8 @@ from typing import Any
 import shap
 import torch
 from captum.attr import PerturbationAttribution
-from shap._serializable import Deserializer, Serializer
 
+from .._compat import Deserializer, Serializer
 from .._validation import a_function, checked, list_of_names, maybe, whole
 from ..errors import bad
 from ..masking.patch_masker import PatchMasker

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum._utils.common import _select_targets
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .._arrays import as_array, as_tensor, plain_tensor
+from .._compat import select_targets
 from .._validation import ids
 from ..errors import PatchShapError, bad, warn
 from ..models.outputs import mean_of_maps
@@ -176,7 +176,7 @@ def select_target(output: Any, target: Any, examples: Tensor | None) -> Any:
             if not _is_whole(target):
                 raise TypeError(f"indices are whole numbers, and these are {target.dtype}")
             target = target.to(output.device)
-        return _select_targets(output, target)
+        return select_targets(output, target)
     except PatchShapError:
         raise
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:

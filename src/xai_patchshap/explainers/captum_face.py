@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum._utils.common import _format_additional_forward_args
-from captum._utils.progress import progress
-from captum.log import log_usage
 from torch import Tensor
 
 from .._arrays import layout_of
+from .._compat import format_forward_args, progress, unlogged
 from .._validation import whole
 from ..errors import bad
 from ..game import Game
@@ -36,7 +34,7 @@ class CaptumFace(Runner):
     # Ids of the feature mask that are each example's players, in the last call.
     _ids: Any = None
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    @unlogged
     def attribute(
         self,
         inputs: Any,
@@ -135,7 +133,7 @@ class CaptumFace(Runner):
         n = len(tensors[0])
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
         self._check_budget("n_samples", n_samples, len(backgrounds[0]))
-        extra = _format_additional_forward_args(additional_forward_args) or ()
+        extra = format_forward_args(additional_forward_args) or ()
         model = BatchModel(self._game_model, autocast=self.autocast)
 
         guides: Tensor | None = None
@@ -254,7 +252,7 @@ class CaptumFace(Runner):
             b[0].expand_as(x)
             for b, x in zip(_captum.baseline_tensors(start_point, end), end, strict=True)
         )
-        extra = _format_additional_forward_args(additional_forward_args) or ()
+        extra = format_forward_args(additional_forward_args) or ()
         model = BatchModel(self.forward_func, autocast=self.autocast)
         with model.running():
             values = [

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import shap
 import torch
-from captum.log import log_usage
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._compat import unlogged
 from ..errors import bad
 from ..estimators import (
     EFFICIENT,
@@ -194,7 +194,7 @@ class InteractionShap(SampledExplainer):
 
     # ----- Captum ------------------------------------------------------------------------
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    @unlogged
     def attribute(
         self,
         inputs: Any,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import shap
-from shap.utils._exceptions import InvalidAlgorithmError
 
+from .._compat import InvalidAlgorithmError
 from .._methods import METHODS, nearest, underscored
 from ..errors import PatchShapError, bad
 from ..masking.patch_masker import PatchMasker

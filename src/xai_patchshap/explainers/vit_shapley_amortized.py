@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import shap
 import torch
-from captum.log import log_usage
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._arrays import plain_array
+from .._compat import unlogged
 from .._validation import checked, whole
 from ..amortized import ShapleyViT, load_explainer
 from ..amortized.predicted_game import PredictedGame, Prediction
@@ -179,7 +179,7 @@ class ViTShapleyAmortized(PatchExplainer):
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "refine": self.refine, "sampling": self.sampling}
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    @unlogged
     def attribute(
         self,
         inputs: Any,

@@ -10,10 +10,10 @@ import shap
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
-from shap._serializable import Deserializer, Serializer
 from torch import Tensor
 
 from .._arrays import Layout, as_array, as_tensor, layout_of
+from .._compat import Deserializer, Serializer
 from .._validation import checked, one_of, whole
 from ..errors import PatchShapError, bad, rename
 from ..players.grids import (

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .._compat import loaded_classes
 from ..errors import PatchShapError, bad
 from ..models.outputs import as_scores
 from ..models.vit_anatomy import patch_convolution, vit_patch_size
@@ -660,12 +661,7 @@ def _compiled_code_off(model: nn.Module) -> Iterator[None]:
 
 def _transformer(model: Any) -> Any:
     """The one vision transformer in a model, or an error."""
-    # A model of a library exists only if the library is imported: no import of our own.
-    classes = tuple(
-        sys.modules[name].VisionTransformer
-        for name in ("timm.models.vision_transformer", "torchvision.models.vision_transformer")
-        if name in sys.modules
-    )
+    classes = loaded_classes("timm_vit", "torchvision_vit")
     parts = model.modules() if isinstance(model, nn.Module) else ()
     found = [m for m in parts if isinstance(m, classes)]
     if len(found) == 1:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from torch import nn
 
+from .._compat import loaded_classes
+
 __all__ = ["patch_convolution", "vit_patch_size"]
 
 
-_TRANSFORMERS = (
-    ("timm.models.vision_transformer", "VisionTransformer"),
-    ("timm.models.eva", "Eva"),
-    ("timm.models.beit", "Beit"),
-    ("torchvision.models.vision_transformer", "VisionTransformer"),
-)
+_TRANSFORMERS = ("timm_vit", "timm_eva", "timm_beit", "torchvision_vit")
 
 
 def vit_patch_size(model: object) -> tuple[int, int] | None:
@@ -34,7 +30,7 @@ def vit_patch_size(model: object) -> tuple[int, int] | None:
 
 def _own_patch_size(module: nn.Module) -> tuple[int, int] | None:
     """Of this very module, from what its library keeps there; None for other modules."""
-    if isinstance(module, _classes(_TRANSFORMERS)):
+    if isinstance(module, loaded_classes(*_TRANSFORMERS)):
         embed: Any = getattr(module, "patch_embed", None)
         if embed is None:  # torchvision counts in pixels, behind a stem too
             return _pair(module.patch_size)
@@ -46,7 +42,7 @@ def _own_patch_size(module: nn.Module) -> tuple[int, int] | None:
         if sides is None or grid is None or sides[0] % grid[0] or sides[1] % grid[1]:
             return None
         return sides[0] // grid[0], sides[1] // grid[1]
-    if isinstance(module, _classes(_PRETRAINED)):
+    if isinstance(module, loaded_classes("transformers_model")):
         # Of models of text and images, the part that sees the images.
         config: Any = getattr(module.config, "vision_config", module.config)
         # Those that merge their patches count their layers stage by stage, in depths.
@@ -82,11 +78,3 @@ def _pair(size: Any) -> tuple[int, int] | None:
         return size, size
     numbers = isinstance(size, list | tuple) and all(isinstance(n, int) for n in size)
     return (size[0], size[1]) if numbers and len(size) == 2 else None
-
-
-_PRETRAINED = (("transformers.modeling_utils", "PreTrainedModel"),)
-
-
-def _classes(names: tuple[tuple[str, str], ...]) -> tuple[type, ...]:
-    """Those of the classes whose library is imported: without it nothing is an instance."""
-    return tuple(getattr(sys.modules[m], name) for m, name in names if m in sys.modules)
