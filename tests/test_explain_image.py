@@ -126,7 +126,7 @@ def test_options_reach_the_explainer():
     [
         (
             {"method": "lime"},
-            "method: got 'lime'; expected one of ('patch_kernel_shap', 'owen_bpt'",
+            "method: got 'lime'; expected one of patch_kernel_shap, owen_bpt",
         ),
         ({"method": "vit-shapley"}, "Did you mean 'vit-shapley-amortized'?"),
         ({"method": "interaction_shap"}, "expected one whose values are a map. Use InteractionSh"),

@@ -6,6 +6,7 @@ imports nothing heavy, so that the command line can check them first.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 from .errors import bad
@@ -19,6 +20,18 @@ METHODS = {
     "interaction_shap": "InteractionShap",
     "vit_shapley_amortized": "ViTShapleyAmortized",
 }
+# All that a comparison knows: ours, and those of others.
+COMPARED = (
+    *METHODS,
+    "captum_kernel_shap",
+    "leave_one_out",
+    "rise",
+    "integrated_gradients",
+    "saliency",
+    "input_x_gradient",
+    "smoothgrad",
+    "random",
+)
 
 
 def underscored(name: str) -> str:
@@ -31,15 +44,25 @@ def dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def nearest(name: str) -> str:
-    """A question whether the method most like a name that none has was meant, or nothing."""
-    found = get_close_matches(underscored(name).lower(), METHODS, n=1)
-    spell = dashed if "-" in name else str
+def nearest(
+    name: str,
+    spell: Callable[[str], str] | None = None,
+    known: Iterable[str] = METHODS,
+) -> str:
+    """A question whether the name most like one that nobody has was meant, or nothing."""
+    found = get_close_matches(underscored(name).lower(), known, n=1)
+    spell = spell or (dashed if "-" in name else str)
     return f"Did you mean {spell(found[0])!r}?" if found else ""
 
 
-def check_method(what: str, name: object) -> str:
-    """The name of one of our methods, in either spelling, or an error."""
-    if isinstance(name, str) and underscored(name) in METHODS:
+def check_method(
+    what: str,
+    name: object,
+    spell: Callable[[str], str] | None = None,
+    known: Sequence[str] = tuple(METHODS),
+) -> str:
+    """The name of a method, which may come in either spelling, or an error."""
+    if isinstance(name, str) and underscored(name) in known:
         return underscored(name)
-    raise bad(what, repr(name), f"one of {tuple(METHODS)}", nearest(str(name)))
+    expected = f"one of {', '.join(map(spell or str, known))}"
+    raise bad(what, repr(name), expected, nearest(str(name), spell, known))

@@ -230,8 +230,8 @@ def test_the_amortized_explainer_beside_others(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--methods", "random,lime"], "--methods: got 'lime'; expected some of patch-kernel-shap"),
-        (["--methods", ""], "--methods: got ''; expected some of"),
+        (["--methods", "random,lime"], "--methods: got 'lime'; expected one of patch-kernel-shap"),
+        (["--methods", ""], "--methods: got ''; expected one of"),
         (
             ["--methods", "vit-shapley-amortized"],
             "--methods: got vit-shapley-amortized without --explainer",
@@ -239,7 +239,7 @@ def test_the_amortized_explainer_beside_others(tmp_path):
         (["--budget", "1"], "--budget: got 1; expected a whole number of at least 2"),
         (["--seed", "-1"], "--seed: got -1; expected a whole number of at least 0"),
         (["--steps", "0"], "--steps: got 0; expected a whole number of at least 1"),
-        (["--samples", "1"], "--samples: got 1; expected a whole number of at least 2"),
+        (["--samples", "1"], "--samples: got 1; expected 0, or a whole number of at least 2"),
         (["--batch-size", "0"], "--batch-size: got 0; expected a whole number of at least 1"),
         (["--players", "1x1"], "--players: got a single player; expected at least two"),
         (["--explainer", "x"], "--players: got 2x3; expected none"),

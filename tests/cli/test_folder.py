@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -16,11 +15,15 @@ from PIL import Image
 
 from xai_patchshap._files import draft_of
 from xai_patchshap.cli import folder as _folder
+from xai_patchshap.cli import index_page as _page
 from xai_patchshap.cli import main
-from xai_patchshap.cli import report as _report
-from xai_patchshap.cli import result as _result
+from xai_patchshap.cli import pictures as _pictures
+from xai_patchshap.cli import result_files as _files
+from xai_patchshap.cli import settings as _settings
 from xai_patchshap.cli.folder import group_size
 from xai_patchshap.cli.images import digest_of, images_below, images_of
+from xai_patchshap.cli.prepared_images import read_subject
+from xai_patchshap.cli.provenance import provenance
 from xai_patchshap.models.load import NamedModel, load_model
 from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
 
@@ -56,8 +59,8 @@ def _quick_pictures(monkeypatch):
             assert saved["photo"].dtype == np.uint8
         return Figure((1, 1))
 
-    monkeypatch.setattr(_result, "redraw", picture)
-    monkeypatch.setattr(_result, "interaction_network", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(_files, "redraw", picture)
+    monkeypatch.setattr(_pictures, "interaction_network", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def values(out):
     """What is saved of each image, by name."""
     found = {}
     for file in sorted(out.rglob("*.npz")):
-        if _result.read_record(file) is not None:
+        if _files.read_record(file) is not None:
             with np.load(file) as saved:
                 found[file.relative_to(out).with_suffix("").as_posix()] = saved["values"]
     return found
@@ -102,9 +105,9 @@ def group_sizes(monkeypatch):
     """How many images are explained together, call by call."""
     sizes, together = [], _folder.explain_together
 
-    def watched(a, named, explainer, subjects, *rest, **kwargs):
+    def watched(task, subjects, *rest, **kwargs):
         sizes.append(len(subjects))
-        return together(a, named, explainer, subjects, *rest, **kwargs)
+        return together(task, subjects, *rest, **kwargs)
 
     monkeypatch.setattr(_folder, "explain_together", watched)
     return sizes
@@ -210,16 +213,14 @@ def test_weights_are_told_by_the_model_and_not_by_a_file_of_its_name(tmp_path, m
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    a = argparse.Namespace(
-        method="vit-shapley-amortized", players=None, background="drop", classes="top1",
-        budget=None, seed=0,
-        **dict.fromkeys(_result.OWN_OPTIONS),
-    )  # fmt: skip
+    asked = _settings.ExplainSettings(
+        method=_settings.AMORTIZED, background="drop", budget="auto", out=tmp_path
+    )
     network = cifar10_explainer()
     named = NamedModel(network.whole_images, "explainer.safetensors", (32, 32))
-    settings = _result.settings_of(a, named, network)
+    settings = provenance(asked, named, network)
     (tmp_path / "explainer.safetensors").write_bytes(b"of another training")
-    assert _result.settings_of(a, named, network) == settings
+    assert provenance(asked, named, network) == settings
 
     found = []
     for op in ("Flatten", "GlobalAveragePool"):
@@ -233,7 +234,7 @@ def test_weights_are_told_by_the_model_and_not_by_a_file_of_its_name(tmp_path, m
         file = tmp_path / "model.onnx"
         onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), file)
         named = load_model(str(file))
-        found.append(_result.settings_of(a, named, named.model)["weights"])
+        found.append(provenance(asked, named, named.model)["weights"])
         assert found[-1] == digest_of(file)
     assert found[0] != found[1]
 
@@ -266,11 +267,11 @@ def test_results_do_not_depend_on_the_group(model, folder, monkeypatch, options)
 
 
 def test_groups_fill_batches_but_are_no_larger():
-    assert group_size(1000, 16, "patch-kernel-shap") == 1
-    assert group_size("auto", 128, "patch-kernel-shap") == 9
-    assert group_size(10, 16, "patch-kernel-shap") == 16
-    assert group_size("auto", 128, "vit-shapley-amortized") == 128
-    assert group_size(1, 1, "owen-bpt") == 1
+    assert group_size(1000, 16, "patch_kernel_shap") == 1
+    assert group_size("auto", 128, "patch_kernel_shap") == 9
+    assert group_size(10, 16, "patch_kernel_shap") == 16
+    assert group_size("auto", 128, "vit_shapley_amortized") == 128
+    assert group_size(1, 1, "owen_bpt") == 1
 
 
 @pytest.mark.parametrize("where", ["scores", "game"])
@@ -419,18 +420,18 @@ def test_the_amortized_explainer_takes_a_folder(tmp_path, capsys):
 @pytest.mark.parametrize(("channels", "shape"), [(1, (448, 448)), (4, (448, 448, 3))])
 def test_images_that_are_not_rgb_can_be_shown(folder, channels, shape):
     named = NamedModel(lambda x: x, "mine", (32, 32), channels=channels)
-    subject = _result.read_subject(named, "a", folder / "a.png")
+    subject = read_subject(named, "a", folder / "a.png")
     assert subject.x.shape == (channels, 32, 32)
     assert subject.photo.shape == shape
     labels = np.arange(4).repeat(256).reshape(32, 32)
-    heat = _report._heat(subject.photo, labels, np.array([0.0, 1.0, -1.0, 0.5]))
+    heat = _page._heat(subject.photo, labels, np.array([0.0, 1.0, -1.0, 0.5]))
     assert heat.shape == (32, 32, 3)
     for pixels in (subject.photo, heat):
-        assert _report._data_uri(pixels).startswith("data:image/jpeg;base64,")
+        assert _page._data_uri(pixels).startswith("data:image/jpeg;base64,")
     red, blue = heat[12].mean(0), heat[20].mean(0)
     assert red[0] > red[2] + 50
     assert blue[2] > blue[0] + 50
-    assert (_report._heat(subject.photo, labels, np.zeros(4)) > 100).all()
+    assert (_page._heat(subject.photo, labels, np.zeros(4)) > 100).all()
 
 
 def entry(**changes):
@@ -440,11 +441,11 @@ def entry(**changes):
         "classes": [("cat", 0.5, 0.25, 0.25)], "players": 4, "evaluations": 10, "seconds": 1.0,
         "exact": True,
     }  # fmt: skip
-    return _report.Entry(**(given | changes))
+    return _page.Entry(**(given | changes))
 
 
 def test_the_page_escapes_what_it_is_given():
-    page = _report.index_page([entry()], {"method": "m", "size": [4, 4]}, ["<i>"])
+    page = _page.index_page([entry()], {"method": "m", "size": [4, 4]}, ["<i>"])
     assert "1 image explained by m" in page
     assert "size 4 x 4" in page
     assert "&lt;b&gt;&#x27;&amp;" in page
@@ -456,14 +457,14 @@ def test_the_page_escapes_what_it_is_given():
 def test_damaged_results_have_no_place_on_the_page(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 cut off")
     np.savez(tmp_path / "other.npz", x=1)
-    page = _report.write_index(tmp_path, {"method": "m"}, []).read_text()
+    page = _page.write_index(tmp_path, {"method": "m"}, []).read_text()
     assert "0 images explained" in page
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
 def test_a_browser_shows_the_page(tmp_path):
     entries = [entry(name="first", score=0.1), entry(name="second", score=0.9)]
-    html = _report.index_page(entries, {"method": "m"}, [])
+    html = _page.index_page(entries, {"method": "m"}, [])
     # What a reader would do: sort by score, look for a name.
     act = """<script>sort.value = 'score'; sort.onchange(); find.value = 'SECOND'; find.oninput();
     </script></html>"""

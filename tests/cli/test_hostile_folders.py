@@ -17,8 +17,11 @@ from PIL import Image
 
 from xai_patchshap.cli import images as _images
 from xai_patchshap.cli import main
-from xai_patchshap.cli import result as _result
+from xai_patchshap.cli import pictures as _pictures
+from xai_patchshap.cli import result_files as _files
 from xai_patchshap.cli.images import images_of, result_name
+from xai_patchshap.cli.prepared_images import read_subject
+from xai_patchshap.cli.provenance import weights_of
 
 MODEL = """
 import torch
@@ -31,8 +34,8 @@ FACTOR = 1
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch):
-    monkeypatch.setattr(_result, "redraw", lambda _: Figure((1, 1)))
-    monkeypatch.setattr(_result, "interaction_network", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(_files, "redraw", lambda _: Figure((1, 1)))
+    monkeypatch.setattr(_pictures, "interaction_network", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +71,7 @@ def sources(out="out"):
     for path, _, files in os.walk(out):
         for name in files:
             file = Path(path, name)
-            record = _result.read_record(file) if name.endswith(".npz") else None
+            record = _files.read_record(file) if name.endswith(".npz") else None
             if record is not None:
                 found[os.path.relpath(file, out).removesuffix(".npz")] = os.path.relpath(
                     record.source, os.getcwd()
@@ -194,8 +197,8 @@ def test_names_that_are_no_text(capsys):
 
 def test_names_that_are_formulas_or_have_letters_that_no_font_has(tmp_path):
     figure = Figure((1, 1))
-    figure.subplots().set_title(_result._plain("$\\frac$ 日本") + "\t")
-    _result.save_figure(figure, tmp_path / "x.png")
+    figure.subplots().set_title(_pictures.plain("$\\frac$ 日本") + "\t")
+    _pictures.save_figure(figure, tmp_path / "x.png")
     assert (tmp_path / "x.png").exists()
 
 
@@ -330,14 +333,14 @@ def test_the_weights_of_a_network_that_a_function_uses_are_seen():
     def uses(x):
         return network(x)
 
-    first = _result._weights(uses)
+    first = weights_of(uses)
     network.weight.data += 1
-    assert _result._weights(uses) != first
+    assert weights_of(uses) != first
 
 
 def test_a_folder_that_goes_while_it_is_written_to(monkeypatch, capsys):
     save("images/a.png")
-    read = _result.read_subject
+    read = read_subject
 
     def and_remove(*rest):
         shutil.rmtree("out", ignore_errors=True)

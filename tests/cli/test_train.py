@@ -123,7 +123,7 @@ def test_training_goes_on_and_does_not_repeat_itself(trained):
 @pytest.mark.slow
 def test_two_that_are_started_at_once_leave_what_one_leaves(trained, tmp_path):
     command = [
-        sys.executable, "-m", "xai_patchshap.cli", "train", "surrogate", trained / "images",
+        sys.executable, "-m", "xai_patchshap", "train", "surrogate", trained / "images",
         "--model", "timm:vit_tiny_patch16_224", "--model-args", json.dumps(ARGS),
         "--weights", trained / "classifier.safetensors", "--sizes", "4", "--out", tmp_path, *QUICK,
     ]  # fmt: skip

@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from xai_patchshap import _files as _folders
 from xai_patchshap._files import only_process_in
 from xai_patchshap.cli import main
-from xai_patchshap.cli import result as _result
+from xai_patchshap.cli import provenance as _provenance
 
 HELPER = "hostile_imported_for_test"
 IMPORTS = {
@@ -24,9 +25,9 @@ IMPORTS = {
 
 
 def digest(name, monkeypatch):
-    monkeypatch.setattr(_result.sys, "modules", dict(_result.sys.modules))
+    monkeypatch.setattr(_provenance.sys, "modules", dict(_provenance.sys.modules))
     named = _result_model(f"{name}:mean")
-    return _result.code_of(named)
+    return _provenance.code_of(named)
 
 
 def _result_model(name):
@@ -113,12 +114,12 @@ USES = {
 
 @pytest.mark.parametrize("kind", USES)
 def test_the_weights_that_a_function_or_an_object_computes_with_are_seen(kind):
-    first = _result._weights(USES[kind])
-    assert _result._weights(USES[kind]) == first
+    first = _provenance.weights_of(USES[kind])
+    assert _provenance.weights_of(USES[kind]) == first
     NETWORK.weight.data += 1
     TENSOR.add_(1)
     np.add(ARRAY, 1, out=ARRAY)
-    assert _result._weights(USES[kind]) != first
+    assert _provenance.weights_of(USES[kind]) != first
 
 
 @pytest.mark.parametrize("command", ["explain", "evaluate"])
@@ -126,7 +127,7 @@ def test_the_weights_that_a_function_or_an_object_computes_with_are_seen(kind):
 def test_sizes_beyond_memory_are_refused_before_any_image(tmp_path, capsys, command, size):
     torch.rand(1)
     image = tmp_path / "a.png"
-    _result.Figure((1, 1)).savefig(image)
+    Figure((1, 1)).savefig(image)
     given = ["--model", f"{__name__}:of_a_tensor", "--size", size, "--out", str(tmp_path / "out")]
     assert main([command, str(image), *given]) == 2
     assert "--size: got " in (said := capsys.readouterr().err)
@@ -136,7 +137,7 @@ def test_sizes_beyond_memory_are_refused_before_any_image(tmp_path, capsys, comm
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 @pytest.mark.parametrize("command", ["explain", "evaluate"])
 def test_pipes_and_devices_among_the_results_are_not_waited_for(tmp_path, command):
-    _result.Figure((1, 1)).savefig(tmp_path / "a.png")
+    Figure((1, 1)).savefig(tmp_path / "a.png")
     results = tmp_path / "out" / ("images" if command == "evaluate" else "")
     results.mkdir(parents=True)
     suffix = ".json" if command == "evaluate" else ".npz"
@@ -153,7 +154,7 @@ def test_pipes_and_devices_among_the_results_are_not_waited_for(tmp_path, comman
 def test_a_pipe_in_the_place_of_a_report_is_left_alone(tmp_path, capsys, name):
     if not hasattr(os, "mkfifo"):
         pytest.skip("needs pipes")
-    _result.Figure((1, 1)).savefig(tmp_path / "a.png")
+    Figure((1, 1)).savefig(tmp_path / "a.png")
     out = tmp_path / "out"
     out.mkdir()
     os.mkfifo(out / name)
@@ -174,7 +175,7 @@ def test_scores_of_more_points_than_make_sense_are_refused(tmp_path, capsys, opt
 @pytest.mark.parametrize("name", ["evaluation.json", "evaluation.csv"])
 @pytest.mark.parametrize("is_folder", [False, True])
 def test_reports_of_somebody_else_are_found_before_any_work(tmp_path, capsys, name, is_folder):
-    _result.Figure((1, 1)).savefig(tmp_path / "a.png")
+    Figure((1, 1)).savefig(tmp_path / "a.png")
     file = tmp_path / "out" / name
     (file if is_folder else file.parent).mkdir(parents=True)
     if not is_folder:
@@ -186,7 +187,7 @@ def test_reports_of_somebody_else_are_found_before_any_work(tmp_path, capsys, na
 
 
 def test_nothing_is_written_or_removed_through_a_link(tmp_path):
-    _result.Figure((1, 1)).savefig(tmp_path / "a.png")
+    Figure((1, 1)).savefig(tmp_path / "a.png")
     out, mine = tmp_path / "out", tmp_path / "mine"
     out.mkdir()
     mine.mkdir()

@@ -1,8 +1,7 @@
-"""The command line of comparisons: ``xai-patchshap evaluate``."""
+"""``xai-patchshap evaluate``: methods compared on images."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import errno
 import io
@@ -20,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._files import only_process_in, write_text
-from .._validation import whole
+from .._methods import dashed
 from ..errors import PatchShapError, bad
 from ..evaluation import deletion_curve, insertion_curve
 from ..evaluation.correlations import random_coalitions, rank_correlation
@@ -29,94 +28,56 @@ from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
 from ..models.load import NamedModel
 from ..models.vit_anatomy import vit_patch_size
+from .failures import Failures
 from .images import identified, images_of, shown
-from .kept import Failures, Kept, Record, check_same
-from .methods import COMPARED, ImageGame, SurrogateScores, attributed
+from .methods import ImageGame, SurrogateScores, attributed
 from .model import (
-    add_model_options,
     batch_rows,
+    check_masker,
     class_name,
     named_model,
     prepare_masker,
     scores_of,
     trained,
 )
-from .result import read_subject, settings_of, source_of
+from .prepared_images import read_subject, source_of
+from .provenance import provenance
+from .resume import Kept, Record, check_same
+from .settings import EvaluateSettings
 
-__all__ = ["add_evaluate"]
+__all__: list[str] = []  # parts of the command line, for no one else
 
 Floats = NDArray[np.float64]
 
-_DEFAULT = "patch-kernel-shap,owen-bpt,captum-kernel-shap,integrated-gradients,saliency,random"
 # Added to the seed: a method that draws its masks as the scores do would be scored on its own.
 _OTHER = 1_000_003
 # What is called so in the folder of results: the report, and the folder of each image's scores.
 _REPORT, _IMAGES = "evaluation", "images"
 _COLUMNS = ("method", "images", "evaluations", "seconds")
-# Points and coalitions of one image, beyond which the scores gain no digit.
-_MOST = 10**6
 _SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
 
 
-def add_evaluate(commands: Any) -> None:
-    """Add the ``evaluate`` command to those of the command line."""
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="compare methods on your images and your model",
-        description="Insertion and deletion areas, sensitivity-n and faithfulness of several "
-        "methods: means over images, for the predicted class. All methods attribute to the same "
-        "players and are scored by the same game; gradients are summed over each player.",
-    )
-    evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("images", nargs="+", type=Path, metavar="DIR", help="folders or images")
-    evaluate.add_argument(
-        "--methods", default=_DEFAULT, help=f"with commas, of {', '.join(COMPARED)} (%(default)s)"
-    )
-    add_model_options(evaluate)
-    evaluate.add_argument(
-        "--budget", type=int, default=500, help="model evaluations per image and method (500)"
-    )
-    evaluate.add_argument(
-        "--steps", type=int, default=100, help="points of a curve beyond the first (100)"
-    )
-    evaluate.add_argument(
-        "--samples", type=int, default=100,
-        help="coalitions for sensitivity-n, of half the players, and as many for faithfulness; "
-        "0 for neither (100)",
-    )  # fmt: skip
-    evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument(
-        "--out", type=Path, default=Path("xai-patchshap-evaluation"), metavar="DIR"
-    )
+def evaluate(settings: EvaluateSettings) -> int:
+    """Compare methods on images, and write the report."""
+    with only_process_in(settings.out, deep=True):
+        return _compare(settings, images_of(settings.images, settings.out))
 
 
-def _evaluate(a: argparse.Namespace) -> int:
-    methods = _methods(a)
-    whole(2)("--budget", a.budget)
-    whole(1, _MOST)("--steps", a.steps)
-    if a.samples:
-        whole(2, _MOST)("--samples", a.samples)
-    whole(0)("--seed", a.seed)
-    with only_process_in(a.out, deep=True):
-        return _compare(a, methods, images_of(a.images, a.out))
-
-
-def _compare(
-    a: argparse.Namespace, methods: Sequence[str], files: Sequence[tuple[str, Path]]
-) -> int:
-    comparison = _Comparison(a, methods)
+def _compare(settings: EvaluateSettings, files: Sequence[tuple[str, Path]]) -> int:
+    comparison = _Comparison(settings)
+    n_methods = len(settings.methods)
     stopped = False
     try:
-        with tqdm(total=len(files) * len(methods), desc="evaluate", unit=" maps") as bar:
+        with tqdm(total=len(files) * n_methods, desc="evaluate", unit=" maps") as bar:
             for done, (name, path) in enumerate(files, start=1):
                 comparison.add(name, path, bar)
-                bar.update(done * len(methods) - bar.n)
+                bar.update(done * n_methods - bar.n)
         comparison.failures.check()
     except KeyboardInterrupt:
         # Means over the images that are finished are worth having.
         stopped = True
     if comparison.rows:
-        _report(a, comparison, len(files))
+        _report(settings, comparison, len(files))
     if stopped:
         raise KeyboardInterrupt
     for line in comparison.failures.lines:
@@ -124,41 +85,28 @@ def _compare(
     return 1 if comparison.failures.lines else 0
 
 
-def _methods(a: argparse.Namespace) -> list[str]:
-    methods = list(dict.fromkeys(part.strip() for part in a.methods.split(",")))
-    unknown = [m for m in methods if m not in COMPARED]
-    if unknown:
-        raise bad("--methods", repr(unknown[0]), f"some of {', '.join(COMPARED)}")
-    if "vit-shapley-amortized" in methods and a.explainer is None:
-        raise bad(
-            "--methods", "vit-shapley-amortized without --explainer", "explainer.safetensors there"
-        )
-    return methods
-
-
 class _Comparison:
     """Scores of the methods, image by image."""
 
-    def __init__(self, a: argparse.Namespace, methods: Sequence[str]) -> None:
-        self.a, self.methods = a, methods
+    def __init__(self, settings: EvaluateSettings) -> None:
+        self.asked, self.methods = settings, list(map(dashed, settings.methods))
         self.rows: list[dict[str, Any]] = []
         self.n_found = 0
         self.failures = Failures()
         self.explainer: PatchExplainer | None = None
-        if a.explainer is None:
-            self.named = named_model(a)
-            self.model, self.masker = self.named.model, prepare_masker(a, self.named)
+        if settings.explainer is None:
+            check_masker(settings)
+            self.named = named_model(settings)
+            self.model, self.masker = self.named.model, prepare_masker(settings, self.named)
         else:
-            self.named, explainer = trained(a)
+            self.named, explainer = trained(settings)
             self.explainer, self.model = explainer, SurrogateScores(explainer.model)
             self.masker = explainer.masker
-        self.batch = batch_rows(a.batch_size, self.model)
-        whole(1)("--batch-size", self.batch)
+        self.batch = batch_rows(settings.batch_size, self.model)
         weights = self.model if self.explainer is None else self.explainer.model
-        keys = ("players", "budget", "steps", "samples", "seed")
-        self.settings = settings_of(a, self.named, weights, keys) | {"methods": list(methods)}
-        _check_report(a.out, self.settings)
-        self.kept = Kept(a.out / _IMAGES, self.settings, _read_rows, ".json")
+        self.settings = provenance(settings, self.named, weights)
+        _check_report(settings.out, self.settings)
+        self.kept = Kept(settings.out / _IMAGES, self.settings, _read_rows, ".json")
         self.kept.check_settings()
 
     def add(self, name: str, path: Path, bar: Any) -> None:
@@ -187,30 +135,30 @@ class _Comparison:
 
     def _keep(self, name: str, record: Record) -> None:
         """Write what is known of an image."""
-        if not self.a.out.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.a.out))
-        file = self.a.out / _IMAGES / f"{name}.json"
+        if not self.asked.out.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.asked.out))
+        file = self.asked.out / _IMAGES / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(vars(record), allow_nan=False) + "\n")
 
     def _scored(self, name: str, x: Tensor, bar: Any) -> list[dict[str, Any]]:
-        a = self.a
+        asked = self.asked
         scores = scores_of(self.named, x, self.batch)[0]
         if not np.isfinite(scores).all():
             raise bad("model", "NaN or infinite outputs", "finite numbers")
         target = int(np.argmax(scores))
         game = self._game(x, target, len(scores) == 1)
         samples = [
-            random_coalitions(game.n, size, a.samples, a.seed + _OTHER)
+            random_coalitions(game.n, size, asked.samples, asked.seed + _OTHER)
             for size in (game.n // 2, None)
-            if a.samples
+            if asked.samples
         ]
         values = [game(coalitions) for coalitions in samples]
         rows = []
         for method in self.methods:
             bar.set_postfix_str(f"{name}, {method}", refresh=False)
             made = attributed(method, game)
-            curve = {"steps": a.steps, "batch_size": a.steps + 2}
+            curve: dict[str, Any] = {"steps": asked.steps, "batch_size": asked.steps + 2}
             found = [
                 insertion_curve(game, made.values, **curve).auc(),
                 deletion_curve(game, made.values, **curve).auc(),
@@ -244,8 +192,8 @@ class _Comparison:
             target,
             is_single,
             self.batch,
-            self.a.budget,
-            self.a.seed,
+            self.asked.budget,
+            self.asked.seed,
             self.explainer,
         )
 
@@ -289,7 +237,7 @@ def _check_report(out: Path, settings: dict[str, Any]) -> None:
     check_same(out, report.name, theirs, settings)
 
 
-def _report(a: argparse.Namespace, comparison: _Comparison, n_files: int) -> None:
+def _report(settings: EvaluateSettings, comparison: _Comparison, n_files: int) -> None:
     """Print the table, and write it with what it was made of."""
     means = [_means(m, comparison.rows) for m in comparison.methods]
     named: NamedModel = comparison.named
@@ -297,22 +245,24 @@ def _report(a: argparse.Namespace, comparison: _Comparison, n_files: int) -> Non
     known = f", {comparison.n_found} of them scored already" if comparison.n_found else ""
     print(
         f"{n} of {n_files} images{known}, {named.name}, {named.scale} of the predicted class, "
-        f"background {a.background}; means +- half of a 95 % interval, median seconds\n"
+        f"background {settings.background}; means +- half of a 95 % interval, median seconds\n"
     )
     print(_table(means))
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(means[0]))
     writer.writeheader()
     writer.writerows(means)
-    write_text(a.out / f"{_REPORT}.csv", table.getvalue())
+    write_text(settings.out / f"{_REPORT}.csv", table.getvalue())
     content = {
         "settings": comparison.settings,
         "methods": means,
         "images": comparison.rows,
         "failed": comparison.failures.lines,
     }
-    write_text(a.out / f"{_REPORT}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    print(f"\nwrote {shown(a.out / _REPORT)}.csv and .json")
+    write_text(
+        settings.out / f"{_REPORT}.json", json.dumps(content, indent=1, allow_nan=False) + "\n"
+    )
+    print(f"\nwrote {shown(settings.out / _REPORT)}.csv and .json")
 
 
 def _means(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

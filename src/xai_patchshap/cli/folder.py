@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,23 +12,15 @@ import torch
 from tqdm.auto import tqdm
 
 from ..errors import PatchShapError, bad
-from ..explainers import PatchExplainer
-from ..models.load import NamedModel
+from .failures import Failures
 from .images import identified, shown
-from .kept import Failures, Kept
-from .model import batch_rows, scores_of
-from .report import write_index
-from .result import (
-    SUFFIXES,
-    Subject,
-    add_picture,
-    explain_together,
-    read_record,
-    read_subject,
-    settings_of,
-    source_of,
-    write_result,
-)
+from .index_page import write_index
+from .model import Task, batch_rows, scores_of
+from .prepared_images import Subject, read_subject, source_of
+from .result_files import SUFFIXES, add_picture, read_record, write_result
+from .results import explain_together
+from .resume import Kept
+from .settings import AMORTIZED
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
@@ -53,27 +44,20 @@ def group_size(budget: int | str, rows: int, method: str) -> int:
     rows : int
         Images in one batch of the model.
     method : str
-        Of the command line.
+        As the library spells it.
 
     Examples
     --------
-    >>> group_size(1000, 16, "owen-bpt"), group_size(1000, 128, "owen-bpt")
+    >>> group_size(1000, 16, "owen_bpt"), group_size(1000, 128, "owen_bpt")
     (1, 5)
-    >>> group_size("auto", 16, "vit-shapley-amortized")
+    >>> group_size("auto", 16, "vit_shapley_amortized")
     16
     """
-    evaluations = (
-        int(budget) if budget != "auto" else 1 if method == "vit-shapley-amortized" else 500
-    )
+    evaluations = int(budget) if budget != "auto" else 1 if method == AMORTIZED else 500
     return max(1, min(rows, -(-_BATCHES * rows // max(1, evaluations))))
 
 
-def explain_folders(
-    a: argparse.Namespace,
-    files: Sequence[tuple[str, Path]],
-    named: NamedModel,
-    explainer: PatchExplainer,
-) -> int:
+def explain_folders(task: Task, files: Sequence[tuple[str, Path]]) -> int:
     """Explain all images that have no result yet, and write the index.
 
     Returns
@@ -81,12 +65,12 @@ def explain_folders(
     int
         The exit status: 1 if some image could not be explained.
     """
-    settings = settings_of(a, named, explainer.model)
-    kept = Kept(a.out, settings, read_record, SUFFIXES[0], SUFFIXES[1:])
+    settings, out = task.settings, task.settings.out
+    kept = Kept(out, task.depends_on, read_record, SUFFIXES[0], SUFFIXES[1:])
     kept.check_settings()
-    work = _Work(a, named, explainer, settings, kept)
+    work = _Work(task, kept)
     failed = work.failures.lines
-    size = group_size(a.budget, work.rows, a.method)
+    size = group_size(settings.budget, work.rows, settings.method)
     try:
         with tqdm(total=len(files), desc="explain", unit=" images") as bar:
             for start in range(0, len(files), size):
@@ -95,9 +79,9 @@ def explain_folders(
                 bar.update(start + len(group) - bar.n)
         work.failures.check()
     except KeyboardInterrupt:
-        write_index(a.out, settings, failed)  # of what is there
+        write_index(out, task.depends_on, failed)  # of what is there
         raise
-    page = write_index(a.out, settings, failed)
+    page = write_index(out, task.depends_on, failed)
     print(
         f"{work.n_explained} of {len(files)} images explained, {work.n_found} were explained "
         f"already, {len(failed)} could not be\nwrote {shown(page)}"
@@ -110,17 +94,9 @@ def explain_folders(
 class _Work:
     """What is explained, and what could not be."""
 
-    def __init__(
-        self,
-        a: argparse.Namespace,
-        named: NamedModel,
-        explainer: PatchExplainer,
-        settings: dict[str, Any],
-        kept: Kept,
-    ) -> None:
-        self.a, self.named, self.explainer, self.settings = a, named, explainer, settings
-        self.kept = kept
-        self.rows = batch_rows(a.batch_size, explainer.model)
+    def __init__(self, task: Task, kept: Kept) -> None:
+        self.task, self.kept, self.out = task, kept, task.settings.out
+        self.rows = batch_rows(task.settings.batch_size, task.explainer.model)
         self.failures = Failures()
         self.n_explained = self.n_found = 0
 
@@ -133,13 +109,13 @@ class _Work:
                 digest = identified(path)
                 name, record = self.kept.place(wanted, source_of(path), digest)
                 if record is None:
-                    subjects.append(read_subject(self.named, name, path, digest))
+                    subjects.append(read_subject(self.task.named, name, path, digest))
                     paths[name] = str(path)
                     continue
             except PatchShapError as error:
                 self.failures.unreadable(error)
                 continue
-            add_picture(self.a.out, name)
+            add_picture(self.out, name)
             self.n_found += 1
             self.failures.n_done += 1
         for name, mishap in (self._explain(subjects) if subjects else {}).items():
@@ -148,12 +124,10 @@ class _Work:
     def _explain(self, subjects: Sequence[Subject]) -> dict[str, Exception]:
         """Explain images together, or one by one where that fails; errors by name."""
         try:
-            scores = scores_of(self.named, torch.stack([s.x for s in subjects]), self.rows)
+            scores = scores_of(self.task.named, torch.stack([s.x for s in subjects]), self.rows)
             finite = [bool(np.isfinite(row).all()) for row in scores]
             good = [s for s, is_finite in zip(subjects, finite, strict=True) if is_finite]
-            results = explain_together(
-                self.a, self.named, self.explainer, good, scores[finite], settings=self.settings
-            ) if good else []  # fmt: skip
+            results = explain_together(self.task, good, scores[finite]) if good else []
         except Exception as mishap:  # of the model itself, too
             if len(subjects) == 1:
                 return {subjects[0].name: mishap}
@@ -166,7 +140,7 @@ class _Work:
         }
         for result in results:
             try:
-                write_result(self.a.out, result)
+                write_result(self.out, result)
             except OSError:  # of the folder
                 raise
             except Exception as error:  # a picture that cannot be drawn

@@ -9,13 +9,12 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from ..errors import bad
-from ..models.load import check_image
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
+# As torchvision's ImageFolder has them.
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Folders of images that are called as our files are: x.png/y.jpg beside x.jpg.
 _AS_OURS = re.compile(r"\.(?=(npz|png|json|html|pairs)$)", re.IGNORECASE)
 # Bytes of a name to which a suffix is added; file systems take 255.
@@ -43,6 +42,8 @@ def identified(path: Path) -> str:
     """
     if path.is_dir():
         raise bad("image", f"'{path}'", "a folder that can be read")
+    from ..models.load import check_image
+
     check_image(path)
     digest = digest_of(path)
     if not digest:
@@ -99,7 +100,7 @@ def images_below(folder: str | Path, beside: Path | None = None) -> list[Path]:
         found += [
             Path(path, name)
             for name in files
-            if Path(name).suffix.lower() in IMG_EXTENSIONS and not name.startswith(".")
+            if Path(name).suffix.lower() in _SUFFIXES and not name.startswith(".")
         ]
     if results is not None:
         found = [
@@ -118,13 +119,11 @@ def images_of(paths: Sequence[Path], out: Path) -> list[tuple[str, Path]]:
     Raises
     ------
     PatchShapError
-        If a path does not exist, a folder has no images, or results would lie among them.
+        If a folder has no images, or results would lie among them.
     """
     found: dict[str, tuple[str, Path]] = {}
     for path in paths:
         if not os.path.isdir(path):
-            if not os.path.lexists(path):
-                raise bad("image", f"'{path}'", "a file or a folder that exists")
             files, above = [path], path.parent
         elif os.path.realpath(path) == os.path.realpath(out):
             raise bad("--out", f"'{out}', the folder of the images", "another folder")

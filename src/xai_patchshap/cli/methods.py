@@ -17,7 +17,8 @@ from captum.attr import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._methods import underscored
+from .._methods import COMPARED as _COMPARED
+from .._methods import METHODS, dashed, underscored
 from .._validation import check_memory, said
 from ..amortized import ShapleyViT
 from ..errors import bad
@@ -28,7 +29,6 @@ from ..game import Game
 from ..masking.patch_masker import PatchMasker
 from ..masking.token_dropping import TokenDropping
 from ..models.batch import BatchModel
-from .model import METHODS as OURS
 from .model import explained
 
 __all__: list[str] = []  # parts of the command line, for no one else
@@ -37,7 +37,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 GRADIENTS = ("integrated-gradients", "saliency", "input-x-gradient", "smoothgrad")
-COMPARED = (*OURS, "captum-kernel-shap", "leave-one-out", "rise", *GRADIENTS, "random")
+OURS = tuple(map(dashed, METHODS))
+COMPARED = tuple(map(dashed, _COMPARED))
 # Passes of integrated gradients and SmoothGrad, if the budget has as many.
 _PASSES = 50
 _NOISE = 0.15  # standard deviation over the range of the pixels, as Smilkov et al. advise

@@ -1,11 +1,7 @@
-"""The command line of training: ``xai-patchshap train surrogate`` and ``train explainer``."""
+"""``xai-patchshap train surrogate`` and ``xai-patchshap train explainer``."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +9,12 @@ import numpy as np
 import timm
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
-from .._validation import whole
 from ..amortized import (
     Architecture,
     Schedule,
+    ShapleyViT,
     calibrate,
     load_card,
     load_explainer,
@@ -27,15 +23,20 @@ from ..amortized import (
     train_explainer,
     train_surrogate,
 )
-from ..amortized.network import PREDICTS, is_plain_transformer
+from ..amortized.network import is_plain_transformer
 from ..amortized.training.data import alone_in
-from ..amortized.training.explainer import OBJECTIVES
-from ..errors import PatchShapError, bad, rename
+from ..errors import PatchShapError, bad
 from ..models.load import NamedModel, ScoredImages, fetched, load_weights, open_image
 from .images import images_below
-from .model import placed
+from .model import check_device
+from .settings import ExplainerSettings, SurrogateSettings, TrainSettings
 
-__all__ = ["ImageFiles", "add_train"]
+__all__ = ["ImageFiles"]
+
+_OF_THE_SCHEDULE = (
+    "epochs", "batch_size", "learning_rate", "weight_decay", "accumulate", "validations",
+    "save_every", "workers",
+)  # fmt: skip
 
 
 class ImageFiles(Dataset[Tensor]):
@@ -67,142 +68,98 @@ class ImageFiles(Dataset[Tensor]):
         return self._frame.prepare(open_image(self.files[index]))
 
 
-def add_train(commands: Any) -> None:
-    """Add the ``train`` command to those of the command line."""
-    train = commands.add_parser("train", help="train an amortized explainer of your transformer")
-    stages = train.add_subparsers(required=True, metavar="STAGE")
-    surrogate = stages.add_parser(
-        "surrogate", help="fine-tune the classifier to be at home with missing patches"
-    )
-    surrogate.set_defaults(run=partial(_in_words_of_the_command, _surrogate))
-    explainer = stages.add_parser(
-        "explainer", help="fit the network that predicts the surrogate's Shapley values"
-    )
-    explainer.set_defaults(run=partial(_in_words_of_the_command, _explainer))
+def surrogate(settings: SurrogateSettings) -> None:
+    """Fine-tune a transformer of timm to be at home with missing patches."""
+    device, common = _device(settings), _common(settings)
+    name, architecture = _architecture(settings)
+    options = settings.model_args
 
-    surrogate.add_argument("images", type=Path, metavar="DIR", help="training images, at any depth")
-    surrogate.add_argument("--model", required=True, help="timm:NAME, a VisionTransformer")
-    surrogate.add_argument(
-        "--model-args", default="{}", metavar="JSON", help="arguments of timm.create_model"
-    )
-    surrogate.add_argument("--weights", help="a checkpoint file, or 'random' (the hub's weights)")
-    surrogate.add_argument("--sizes", type=int, default=8, help="coalition sizes in one batch (8)")
+    def create() -> Any:
+        return timm.create_model(name, pretrained=settings.weights is None, **options)
 
-    explainer.add_argument("images", type=Path, metavar="DIR", help="training images, at any depth")
-    explainer.add_argument(
-        "--surrogate", type=Path, required=True, metavar="FILE", help="surrogate.safetensors"
+    vit: Any = create() if settings.weights else fetched(settings.model, create)
+    load_weights(vit, settings.weights)
+    config = timm.data.resolve_model_data_config(vit)
+    size = tuple(vit.patch_embed.img_size or config["input_size"][1:])
+    built = {"img_size": list(size), "num_classes": vit.num_classes, **options}
+    architecture = Architecture(architecture.name, built, config["mean"], config["std"])
+    classifier = ScoredImages(vit, config["mean"], config["std"], probability=False)
+    training, validation = _images(settings, size)
+    train_surrogate(
+        classifier.to(device),
+        training,
+        settings.out,
+        architecture=architecture,
+        n_sizes=settings.sizes,
+        validation=validation,
+        **common,
     )
-    explainer.add_argument("--objective", choices=OBJECTIVES, default="fastshap")
-    explainer.add_argument("--pairs", type=int, default=16, help="pairs per image (16)")
-    explainer.add_argument(
-        "--keep-pairs",
-        action="store_true",
-        help="fastshap: evaluate the pairs once and keep their values, instead of in every step",
-    )
-    explainer.add_argument(
-        "--keep-tokens",
-        action="store_true",
-        help="keep what the frozen blocks make of every image, beside kept pairs or labels",
-    )
-    explainer.add_argument(
-        "--start", type=Path, metavar="FILE", help="an explainer.safetensors to begin with"
-    )
-    explainer.add_argument(
-        "--frozen", type=int, help="blocks shared with the surrogate, 0 to all (all)"
-    )
-    explainer.add_argument(
-        "--taps", default="", metavar="K,K", help="earlier blocks that it reads too, as 2,4 (none)"
-    )
-    explainer.add_argument(
-        "--predicts",
-        choices=PREDICTS,
-        help="the values alone, or a game and what it leaves (game, where the objective allows)",
-    )
-    explainer.add_argument("--scale", choices=["probability", "logit"], default="probability")
-    explainer.add_argument(
-        "--calibrate", type=int, default=100, metavar="N",
-        help="held-out images that say how far a refinement is to be trusted; 0 for none (100)",
-    )  # fmt: skip
-    for stage in (surrogate, explainer):
-        stage.add_argument("--out", type=Path, required=True, metavar="DIR")
-        stage.add_argument(
-            "--validation", type=Path, metavar="DIR", help="held-out images (every 20th of DIR)"
-        )
-        stage.add_argument("--epochs", type=int, default=10)
-        stage.add_argument("--batch-size", type=int, default=128)
-        stage.add_argument("--learning-rate", type=float, default=1e-4)
-        stage.add_argument("--weight-decay", type=float, default=0.01)
-        stage.add_argument("--accumulate", type=int, default=1, help="parts of a batch, in turn")
-        stage.add_argument("--validations", type=int, default=10)
-        stage.add_argument("--save-every", type=int, default=200, help="steps between states")
-        stage.add_argument("--workers", type=int, default=0)
-        stage.add_argument("--autocast", choices=["bfloat16", "float16"])
-        stage.add_argument("--seed", type=int, default=0)
-        stage.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        stage.add_argument(
-            "--accelerate", action="store_true", help="run under 'accelerate launch'"
-        )
-        stage.add_argument("--silent", action="store_true", help="no progress bars")
+    _say_written(common["accelerator"], settings.out / "surrogate.safetensors")
 
 
-# Arguments of the library by their names on the command line.
-_FLAGS = {
-    "out": "--out", "folder": "--out", "dataset": "images", "validation": "--validation",
-    "n_frozen": "--frozen", "n_pairs": "--pairs", "n_sizes": "--sizes", "start": "--start",
-    "taps": "--taps", "predicts": "--predicts", "keep_tokens": "--keep-tokens",
-    **{n: f"--{n.replace('_', '-')}" for n in (
-        "epochs", "batch_size", "learning_rate", "weight_decay", "accumulate", "validations",
-        "save_every", "workers", "seed",
-    )},
-}  # fmt: skip
-
-
-def _in_words_of_the_command(stage: Callable[[argparse.Namespace], None], a: Any) -> None:
-    try:
-        stage(a)
-    except PatchShapError as error:
-        rename(error, _FLAGS)
-        raise
-
-
-def _schedule(a: argparse.Namespace) -> Schedule:
-    return Schedule(
-        epochs=a.epochs,
-        batch_size=a.batch_size,
-        learning_rate=a.learning_rate,
-        weight_decay=a.weight_decay,
-        accumulate=a.accumulate,
-        validations=a.validations,
-        save_every=a.save_every,
-        workers=a.workers,
-        autocast=None if a.autocast is None else getattr(torch, a.autocast),
+def explainer(settings: ExplainerSettings) -> None:
+    """Fit the network that predicts a surrogate's Shapley values, and calibrate it."""
+    device, common = _device(settings), _common(settings)
+    model = load_surrogate(settings.surrogate).to(device)
+    vit: Any = model.model
+    training, validation = _images(settings, tuple(vit.patch_embed.img_size))
+    network = train_explainer(
+        model,
+        training,
+        settings.out,
+        objective=settings.objective,
+        n_pairs=settings.pairs,
+        fresh=not settings.keep_pairs,
+        n_frozen=settings.frozen,
+        probability=settings.scale == "probability",
+        predicts=settings.predicts,
+        taps=settings.taps,
+        keep_tokens=settings.keep_tokens,
+        start=None if settings.start is None else load_explainer(settings.start),
+        architecture=Architecture(**load_card(settings.surrogate)["architecture"]),
+        validation=validation,
+        **common,
     )
+    accelerator = common["accelerator"]
+    if settings.calibrate and (accelerator is None or accelerator.is_main_process):
+        _calibrate(settings, network, validation)
+    _say_written(accelerator, settings.out / "explainer.safetensors")
 
 
-def _common(a: argparse.Namespace, size: tuple[int, int]) -> tuple[Any, dict[str, Any]]:
-    """Training images, and the arguments that both stages share."""
-    training: Any = ImageFiles(a.images, size)
-    if a.validation is not None:
-        validation: Any = ImageFiles(a.validation, size)
-    else:
-        held = set(range(0, len(training), 20))
-        validation = torch.utils.data.Subset(training, sorted(held))
-        training = torch.utils.data.Subset(
-            training, [i for i in range(len(training)) if i not in held]
-        )
-        if not len(training):
-            raise bad("images", f"'{a.images}' with a single image", "at least two images")
-    return training, {
-        "validation": validation,
-        "schedule": _schedule(a),
-        "seed": a.seed,
-        "accelerator": _accelerator(a),
-        "progress": not a.silent,
+def _calibrate(settings: ExplainerSettings, network: ShapleyViT, held: Any) -> None:
+    """Say on the explainer's card how far a refinement is to be trusted."""
+    n, file = min(settings.calibrate, len(held)), settings.out / "explainer.safetensors"
+    chosen = np.linspace(0, len(held) - 1, n).round().astype(int)
+    images = torch.stack([held[int(i)] for i in chosen]).to(network.null.device)
+    kept = settings.out / "calibration"
+    with alone_in(settings.out):
+        found = calibrate(network, images, keep=kept, progress=not settings.silent)
+        card = {**load_card(file), "calibration": found}
+        save_explainer(network, file, surrogate=settings.out / "surrogate.safetensors", card=card)
+
+
+def _common(settings: TrainSettings) -> dict[str, Any]:
+    """The arguments that both stages share, but for the images; made before any model."""
+    return {
+        "schedule": Schedule(
+            **{name: getattr(settings, name) for name in _OF_THE_SCHEDULE},
+            autocast=None if settings.autocast is None else getattr(torch, settings.autocast),
+        ),
+        "seed": settings.seed,
+        "accelerator": _accelerator(settings),
+        "progress": not settings.silent,
+        "card": {"data": str(settings.images)},
     }
 
 
-def _accelerator(a: argparse.Namespace) -> Any:
-    if not a.accelerate:
+def _device(settings: TrainSettings) -> str:
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return device
+
+
+def _accelerator(settings: TrainSettings) -> Any:
+    if not settings.accelerate:
         return None
     try:
         from accelerate import Accelerator
@@ -211,101 +168,34 @@ def _accelerator(a: argparse.Namespace) -> Any:
             "--accelerate: got no module 'accelerate'; expected the 'train' extra. Install it "
             "with: pip install 'xai-patchshap[train]'"
         ) from error
-    precision = {None: "no", "bfloat16": "bf16", "float16": "fp16"}[a.autocast]
-    return Accelerator(mixed_precision=precision, cpu=a.device == "cpu")
+    precision = {None: "no", "bfloat16": "bf16", "float16": "fp16"}[settings.autocast]
+    return Accelerator(mixed_precision=precision, cpu=_device(settings) == "cpu")
 
 
-def _surrogate(a: argparse.Namespace) -> None:
-    prefix, _, name = a.model.partition(":")
+def _architecture(settings: SurrogateSettings) -> tuple[str, Architecture]:
+    """What timm calls the model that was named, and its architecture."""
+    prefix, _, name = settings.model.partition(":")
     plain = name.partition(".")[0]  # without a tag of pretrained weights
     if prefix != "timm" or not timm.is_model(name) or not is_plain_transformer(plain):
-        raise bad(
-            "--model", repr(a.model), "timm:NAME with the name of a VisionTransformer of timm"
-        )
-    try:
-        options = json.loads(a.model_args)
-        if not isinstance(options, dict):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
-        raise bad(
-            "--model-args",
-            repr(a.model_args),
-            "a JSON object, as '{\"num_classes\": 10}'",
-            f"({error})",
-        ) from error
-    try:
-        Architecture(plain, options).build("meta")
-    except PatchShapError as error:
-        rename(error, {"architecture": "--model-args"})
-        raise
-
-    def create() -> Any:
-        return timm.create_model(name, pretrained=a.weights is None, **options)
-
-    vit: Any = create() if a.weights else fetched(a.model, create)
-    load_weights(vit, a.weights)
-    config = timm.data.resolve_model_data_config(vit)
-    size = list(vit.patch_embed.img_size or config["input_size"][1:])
-    built = {"img_size": size, "num_classes": vit.num_classes, **options}
-    architecture = Architecture(plain, built, config["mean"], config["std"])
-    classifier = ScoredImages(vit, config["mean"], config["std"], probability=False)
-    training, common = _common(a, (size[0], size[1]))
-    train_surrogate(
-        placed(classifier, a.device),
-        training,
-        a.out,
-        architecture=architecture,
-        n_sizes=a.sizes,
-        card={"data": str(a.images)},
-        **common,
-    )
-    _say(common, a.out / "surrogate.safetensors")
+        expected = "timm:NAME with the name of a VisionTransformer of timm"
+        raise bad("--model", repr(settings.model), expected)
+    architecture = Architecture(plain, settings.model_args)
+    architecture.build("meta")
+    return name, architecture
 
 
-def _explainer(a: argparse.Namespace) -> None:
-    whole(0)("--calibrate", a.calibrate)
-    taps = _blocks(a.taps)
-    surrogate = placed(load_surrogate(a.surrogate), a.device)
-    architecture = Architecture(**load_card(a.surrogate)["architecture"])
-    vit: Any = surrogate.model
-    training, common = _common(a, tuple(vit.patch_embed.img_size))
-    network = train_explainer(
-        surrogate,
-        training,
-        a.out,
-        objective=a.objective,
-        n_pairs=a.pairs,
-        fresh=not a.keep_pairs,
-        n_frozen=a.frozen,
-        probability=a.scale == "probability",
-        predicts=a.predicts,
-        taps=taps,
-        keep_tokens=a.keep_tokens,
-        start=None if a.start is None else load_explainer(a.start),
-        architecture=architecture,
-        card={"data": str(a.images)},
-        **common,
-    )
-    accelerator = common["accelerator"]
-    file = a.out / "explainer.safetensors"
-    if a.calibrate and (accelerator is None or accelerator.is_main_process):
-        held = common["validation"]
-        chosen = np.linspace(0, len(held) - 1, min(a.calibrate, len(held))).round().astype(int)
-        images = torch.stack([held[int(i)] for i in chosen]).to(network.null.device)
-        with alone_in(a.out):
-            found = calibrate(network, images, keep=a.out / "calibration", progress=not a.silent)
-            card = {**load_card(file), "calibration": found}
-            save_explainer(network, file, surrogate=a.out / "surrogate.safetensors", card=card)
-    _say(common, file)
+def _images(settings: TrainSettings, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Training images, and held-out images."""
+    training = ImageFiles(settings.images, size)
+    if settings.validation is not None:
+        return training, ImageFiles(settings.validation, size)
+    if len(training) < 2:
+        raise bad("images", f"'{settings.images}' with a single image", "at least two images")
+    held = range(0, len(training), 20)
+    others = [i for i in range(len(training)) if i not in held]
+    return Subset(training, others), Subset(training, list(held))
 
 
-def _blocks(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(k) for k in text.split(",") if text)
-    except ValueError as error:
-        raise bad("--taps", repr(text), "numbers of blocks with commas between, as 2,4") from error
-
-
-def _say(common: dict[str, Any], file: Path) -> None:
-    if common["accelerator"] is None or common["accelerator"].is_main_process:
+def _say_written(accelerator: Any, file: Path) -> None:
+    if accelerator is None or accelerator.is_main_process:
         print(f"wrote {file} and {file.with_suffix('.json').name}")

@@ -1,8 +1,8 @@
-"""``python -m xai_patchshap.cli``."""
+"""``python -m xai_patchshap`` is the command line."""
 
 from __future__ import annotations
 
-from . import main
+from .cli import main
 
 __all__: list[str] = []
 

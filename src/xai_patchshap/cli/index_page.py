@@ -1,4 +1,7 @@
-"""A page that shows the results of a folder: one file, without scripts from elsewhere."""
+"""The page that shows the results of a folder: one file, without scripts from elsewhere.
+
+``index_page.html`` is its template.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from io import BytesIO
 from itertools import chain, count
 from pathlib import Path
+from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -21,57 +26,13 @@ from .._files import write_text
 from ..plots.canvas import pale_gray, transparent_diverging
 from .images import shown
 
-__all__ = ["Entry", "index_page", "write_index"]
+__all__: list[str] = []  # parts of the command line, for no one else
 
 _SIDE = 160  # of a thumbnail, in pixels
 _HIDDEN = ("method", "weights", "code")  # settings that say nothing to a reader
 _SATURATED = 99.5  # percentile at which the colours of a map end
 
 _OURS = "<meta name=generator content='xai-patchshap'>"
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --card: #fff; --page: #f4f4f2; --dim: #666;
-  --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --card: #202124; --page: #151617; --dim: #a5a5a5; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 90rem; padding: 1rem; background: var(--page);
-  font: 15px/1.4 system-ui, sans-serif; }
-h1 { font-size: 1.3rem; margin: 0 0 .3rem; }
-h2 { font-size: 1rem; margin: .6rem 0 .1rem; overflow-wrap: anywhere; }
-p { margin: .2rem 0; }
-.dim, th, figcaption { color: var(--dim); font-size: .85rem; font-weight: normal; }
-a { color: inherit; }
-#tools { display: flex; flex-wrap: wrap; gap: .5rem; margin: .8rem 0; }
-#tools input, #tools select { font: inherit; padding: .35rem .5rem; min-width: 0; }
-#tools input { flex: 1 1 12rem; max-width: 24rem; }
-main { display: grid; gap: .8rem; margin-top: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 20.5rem), 1fr)); }
-article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
-  padding: .8rem; content-visibility: auto; contain-intrinsic-size: 20rem; }
-article[hidden] { display: none; }
-.thumbs { display: flex; gap: .5rem; }
-.thumbs img { width: calc(50% - .25rem); height: auto; border-radius: .3rem; display: block; }
-table { border-collapse: collapse; width: 100%; margin: .4rem 0;
-  font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .15rem 0 .15rem .6rem; border-top: 1px solid var(--line);
-  vertical-align: top; }
-tr:first-child th { border-top: 0; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
-.file, #failed { overflow-wrap: anywhere; }
-#failed { color: var(--bad); }
-"""
-
-# Sorts and filters the cards; without it they are all there, by name.
-_SCRIPT = """
-const main = document.querySelector('main'), cards = [...main.children];
-const tools = document.getElementById('tools'), [find, sort] = tools.children;
-tools.hidden = false;
-find.oninput = () => cards.forEach(c => c.hidden = !c.dataset.text.includes(
-  find.value.toLowerCase()));
-sort.onchange = () => main.append(...[...cards].sort((a, b) => sort.value === 'name' ? 0 :
-  b.dataset[sort.value] - a.dataset[sort.value]));
-"""
 
 
 @dataclass(frozen=True)
@@ -131,32 +92,16 @@ def index_page(entries: Sequence[Entry], settings: dict[str, Any], failed: Seque
     """The page as HTML; arguments as for :func:`write_index`."""
     n = len(entries)
     title = f"{n} image{'' if n == 1 else 's'} explained by {settings.get('method', '')}"
-    shown = {k: v for k, v in settings.items() if v is not None and k not in _HIDDEN}
-    parts = [
-        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
-        f"{_OURS}\n"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n<h1>{escape(title)}</h1>\n"
-        f"<p class=dim>{escape(', '.join(f'{k} {_plain(v)}' for k, v in shown.items()))}</p>\n"
-        "<p class=dim>A map is that of the first class: red parts raise its score, blue ones "
-        "lower it, each image on a scale of its own. A click shows all classes.</p>\n"
-    ]
-    if failed:
-        parts.append(
-            f"<section id=failed><h2>{len(failed)} could not be explained</h2>\n"
-            + "".join(f"<p>{escape(line)}</p>\n" for line in failed)
-            + "</section>\n"
-        )
-    parts.append(
-        "<div id=tools hidden><input type=search placeholder='Find a name or class' "
-        "aria-label='Find a name or class'><select aria-label='Sort by'>"
-        "<option value=name>by name<option value=score>by score"
-        "<option value=spent>by evaluations<option value=seconds>by seconds</select></div>\n"
-        "<main>\n"
+    told = {k: v for k, v in settings.items() if v is not None and k not in _HIDDEN}
+    lines = "".join(f"<p>{escape(line)}</p>\n" for line in failed)
+    heading = f"<h2>{len(failed)} could not be explained</h2>\n"
+    template = files(__package__).joinpath("index_page.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        title=escape(title),
+        settings=escape(", ".join(f"{k} {_plain(v)}" for k, v in told.items())),
+        failed=f"<section id=failed>{heading}{lines}</section>" if failed else "",
+        cards="".join(map(_card, entries)),
     )
-    parts += (_card(entry) for entry in entries)
-    parts.append(f"</main>\n<script>{_SCRIPT}</script>\n</html>\n")
-    return "".join(parts)
 
 
 def _plain(value: Any) -> str:
