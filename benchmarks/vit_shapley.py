@@ -140,7 +140,7 @@ def refined(
     network: ShapleyViT, images: Tensor, m: int, precision: torch.dtype | None
 ) -> np.ndarray:
     """Values of all classes after a refinement, by the class that users have."""
-    explainer = ViTShapleyAmortized(network, refine=m, seed=20, autocast=precision)
+    explainer = ViTShapleyAmortized(network, budget=m, seed=20, autocast=precision)
     return explainer.explain_players(images).values
 
 

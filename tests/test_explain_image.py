@@ -131,15 +131,15 @@ def test_options_reach_the_explainer():
         ({"method": "vit-shapley"}, "Did you mean 'vit-shapley-amortized'?"),
         ({"method": "interaction_shap"}, "expected one whose values are a map. Use InteractionSh"),
         ({"labels": "violet"}, "labels: got 'violet', which names 0 of the outputs; expected"),
-        ({"labels": 1.5}, "labels: got 1.5; expected an index, a name, a list of these, or 'topN'"),
-        ({"labels": []}, "labels: got an empty list; expected at least one"),
+        ({"labels": 1.5}, "labels: got 1.5; expected an index, a name, a list of these, or 'top3'"),
+        ({"labels": []}, "labels: got []; expected an index, a name"),
         ({"image": "missing.png"}, "image: got 'missing.png'; expected a readable image file"),
         ({"image": PHOTO[0, 0]}, "image: got shape (3,); expected (H, W), (H, W, C)"),
         ({"players": (99, 99)}, "grid: got 99 x 99 on an image of 16 x 12 pixels"),
         ({"budget": 1}, "budget: got 1; expected a whole number of at least 2"),
         ({"n_trees": 2}, "n_trees"),
         ({"n_trees": 2}, "It is one of method='owen_bpt'."),
-        ({"tol": 2}, "got tol; expected one of ['seed', 'sampling', 'tolerance', 'autocast', 'est"),
+        ({"tol": 2}, "got tol; expected one of ['seed', 'autocast', 'estimator', 'sampling', 'tol"),
         ({"max_evals": 9}, "arguments: got max_evals=; expected budget=, as it is called here"),
         ({"output_names": NAMES}, "arguments: got output_names=; expected class_names="),
         ({"algorithm": "owen_bpt"}, "arguments: got algorithm=; expected method="),
@@ -204,7 +204,7 @@ def test_warnings_speak_of_its_arguments():
 
 
 def test_more_values_than_fit_into_memory(monkeypatch):
-    monkeypatch.setattr("xai_patchshap.explainers.shap_conventions.MAX_BYTES", 1000)
+    monkeypatch.setattr("xai_patchshap.explainers.explanations.MAX_BYTES", 1000)
     message = "^labels: got 3 outputs for inputs .* Explain fewer labels, or fewer images at a time"
     with pytest.raises(PatchShapError, match=message):
         explain_image(channel_means, PHOTO, labels="top3")

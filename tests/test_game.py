@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.game import Game
+from xai_patchshap.game import Game, Request
 from xai_patchshap.masking.coalition_inputs import CoalitionInputs
 
 X = torch.arange(1.0, 13.0).reshape(3, 4)
@@ -16,6 +16,10 @@ X = torch.arange(1.0, 13.0).reshape(3, 4)
 def bound(n_backgrounds=1):
     backgrounds = torch.arange(float(n_backgrounds))[:, None, None].expand(-1, 1, 4)
     return CoalitionInputs((X,), (backgrounds,), (torch.tensor([[0, 0, 1, 2]]),), (3, 3, 3))
+
+
+def game_of(forward, n_backgrounds=1, batch_size=8, **options):
+    return Game(forward, Request(bound(n_backgrounds), batch_size=batch_size, **options))
 
 
 def forward(inputs, _examples):
@@ -32,7 +36,7 @@ def test_values_are_means_over_backgrounds_whatever_the_batch(batch_size, s, see
         sizes.append(len(inputs[0]))
         return forward(inputs, examples)
 
-    game = Game(counted, bound(s), batch_size)
+    game = game_of(counted, s, batch_size)
     values = game.evaluate(wanted)
     for i, coalitions in wanted.items():
         for z, v in zip(coalitions, values[i], strict=True):
@@ -46,21 +50,54 @@ def test_values_are_means_over_backgrounds_whatever_the_batch(batch_size, s, see
     assert all(size == batch_size for size in sizes[:-1])
 
 
-def test_the_full_coalition_costs_one_evaluation_whatever_the_backgrounds():
-    game = Game(forward, bound(3), 2)
-    np.testing.assert_allclose(game.full_values(), forward((X,), None))
+def test_full_coalitions_whose_values_are_known_are_not_evaluated_again():
+    rows = []
+
+    def counted(inputs, examples):
+        rows.append(len(examples))
+        return forward(inputs, examples)
+
+    game = game_of(counted, 3, 2, whole=forward((X,), None), link=np.sqrt)
+    np.testing.assert_allclose(game.full_values, np.sqrt(forward((X,), None)))
     assert game.evaluations.tolist() == [1, 1, 1]
+    wanted = np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], dtype=bool)
+    values = game.evaluate({1: wanted})[1]
+    np.testing.assert_array_equal(values[[0, 2]], game.full_values[[1, 1]])
+    assert sum(rows) == 6
+    assert game.evaluations.tolist() == [1, 7, 1]
+    assert game.n_coalitions(1) == 3
+    again = game_of(forward, 3, 2, link=np.sqrt).evaluate({1: wanted})[1]
+    np.testing.assert_allclose(values, again, rtol=1e-6)
 
 
 def test_selected_outputs_differ_between_examples():
-    game = Game(forward, bound(), 8)
-    game.select(np.array([[0], [1], [0]]))
+    game = game_of(forward, columns=np.array([[0], [1], [0]]))
     values = game.evaluate({i: np.ones((1, 3), dtype=bool) for i in range(3)})
     assert [float(values[i][0, 0]) for i in range(3)] == [10.0, 5 * 6 * 7 * 8, 42.0]
 
 
+def test_outputs_of_any_shape_are_selected_by_their_place():
+    def maps(inputs, _examples):
+        return inputs[0].reshape(-1, 2, 2)
+
+    game = game_of(maps, columns=np.array([[3], [0], [2]]))
+    values = game.evaluate({i: np.ones((1, 3), dtype=bool) for i in range(3)})
+    assert [float(values[i][0, 0]) for i in range(3)] == [4.0, 5.0, 11.0]
+
+
+def test_guides_that_are_not_finite_stop_nothing():
+    def model(inputs, _examples):
+        return torch.stack([inputs[0].sum(1), 1 / (inputs[0].sum(1) * 0)], dim=1)
+
+    columns = np.tile([0, 1], (3, 1))
+    game = game_of(model, columns=columns, n_guides=1)
+    assert game.evaluate({0: np.ones((1, 3), dtype=bool)})[0].tolist() == [[10.0, 0.0]]
+    with pytest.raises(PatchShapError, match="NaN or infinite outputs for the whole image"):
+        game_of(model, columns=columns).evaluate({0: np.ones((1, 3), dtype=bool)})
+
+
 def test_the_link_applies_to_the_average():
-    game = Game(forward, bound(2), 8, link=np.log1p)
+    game = game_of(forward, 2, link=np.log1p)
     value = game.evaluate({0: np.zeros((1, 3), dtype=bool)})[0]
     np.testing.assert_allclose(value, [np.log1p([2.0, 0.5])])
 
@@ -74,7 +111,7 @@ def test_interruption_keeps_what_is_finished():
             raise KeyboardInterrupt
         return forward(inputs, examples)
 
-    game = Game(stubborn, bound(), 4)
+    game = game_of(stubborn, 1, 4)
     values = game.evaluate({i: np.ones((5, 3), dtype=bool) for i in range(3)})
     assert game.interrupted
     # Eight of fifteen, and no example is ahead of another by more than one.
@@ -105,20 +142,21 @@ def test_what_the_model_returns_is_checked_at_once(output, message):
         return output(inputs[0])
 
     with pytest.raises(PatchShapError, match=message):
-        Game(model, bound(), 8).full_values()
+        game_of(model).evaluate({i: np.ones((1, 3), dtype=bool) for i in range(3)})
     assert len(calls) == 1
 
 
 def test_a_changing_number_of_outputs_and_a_bad_batch_size():
     widths = iter([2, 3])
-    game = Game(lambda x, _: torch.zeros(len(x[0]), next(widths)), bound(), 8)
-    game.full_values()
+    game = game_of(lambda x, _: torch.zeros(len(x[0]), next(widths)))
+    one = {0: np.ones((1, 3), dtype=bool)}
+    game.evaluate(one)
     with pytest.raises(PatchShapError, match="model: got 3 outputs; expected 2 as before"):
-        game.full_values()
+        game.evaluate(one)
     with pytest.raises(
         PatchShapError, match="batch size: got 0; expected a whole number of at least 1"
     ):
-        Game(forward, bound(), 0)
+        game_of(forward, 1, 0)
 
 
 def test_coalitions_of_a_size_are_evaluated_together_if_asked():
@@ -130,10 +168,9 @@ def test_coalitions_of_a_size_are_evaluated_together_if_asked():
         sizes.append((inputs[0] != 0).sum(1).tolist())
         return forward(inputs, examples)
 
-    plain, sorted_ = (Game(watched, bound(), 10) for _ in range(2))
+    plain, sorted_ = (game_of(watched, 1, 10, by_size=by_size) for by_size in (False, True))
     expected = plain.evaluate(wanted)
     sizes.clear()
-    sorted_.by_size = True
     found = sorted_.evaluate(wanted)
     for i in wanted:
         np.testing.assert_array_equal(found[i], expected[i])
@@ -151,9 +188,8 @@ def test_what_is_interrupted_in_the_middle_of_sorted_batches_is_lost():
 
     rng = np.random.default_rng(0)
     wanted = {i: rng.random((60, 3)) < 0.5 for i in (0, 1)}
-    expected = Game(forward, bound(), 2).evaluate(wanted)
-    game = Game(stops, bound(), 2)
-    game.by_size = True
+    expected = game_of(forward, 1, 2).evaluate(wanted)
+    game = game_of(stops, 1, 2, by_size=True)
     found = game.evaluate(wanted)
     assert game.interrupted
     for i in wanted:

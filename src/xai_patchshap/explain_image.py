@@ -39,12 +39,7 @@ _ELSEWHERE = {
 }
 # What the explainers say in errors and warnings, and how it is said here.
 _SAID = (
-    (r"^labels: got (\d+); expected None", r"labels: got 'top\1'; expected None or 'top1'"),
     (r"\bmax_evals=", "budget="),
-    (
-        r"^labels: got (\d+); expected 1 to (\d+)",
-        r"labels: got 'top\1'; expected 'top1' to 'top\2'",
-    ),
     (r"Choose some with outputs=.*", "Explain fewer labels, or fewer images at a time."),
     (r"PatchMasker\(layout='NHWC'\)", "layout='NHWC'"),
     (r"algorithm='(\w+)'", r"method='\1'"),
@@ -170,7 +165,7 @@ def explain_image(
             x,
             max_evals=budget,
             batch_size=batch_size,
-            outputs=_chosen(labels, names),
+            outputs="top1" if labels is None else labels,
             silent=not progress,
         )
     return explanation
@@ -213,40 +208,3 @@ def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
         )
     known = None if names is None else tuple(str(n) for n in names)
     return NamedModel(model, "", model.image_size, class_names=known)
-
-
-def _chosen(labels: Any, names: Sequence[str] | None) -> Any:
-    """What the explainers take as outputs."""
-    import numpy as np
-
-    from .explainers.shap_conventions import Ranked
-    from .models.load import outputs_called
-
-    class Top(Ranked):
-        """Said as the user did."""
-
-        def __repr__(self) -> str:
-            return f"'top{self.n}'"
-
-    if labels is None:
-        return Ranked(1, "max", if_any=True)
-    if isinstance(labels, str) and re.fullmatch("top[1-9][0-9]*", labels):
-        return Top(int(labels[3:]), "max", if_any=labels == "top1")
-    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
-    chosen = []
-    for label in labels if isinstance(labels, list | tuple) else [labels]:
-        if isinstance(label, str):
-            found = outputs_called(names, label)
-            if len(found) != 1:
-                came = f"{label!r}, which names {len(found)} of the outputs"
-                raise bad(
-                    "labels", came, "indices, 'topN', or names that the model or class_names has"
-                )
-            chosen.append(found[0])
-        elif isinstance(label, int | np.integer) and not isinstance(label, bool):
-            chosen.append(int(label))
-        else:
-            raise bad("labels", repr(label), "an index, a name, a list of these, or 'topN'")
-    if not chosen:
-        raise bad("labels", "an empty list", "at least one")
-    return chosen

@@ -387,7 +387,9 @@ def test_players_whose_number_differs(as_function):
 
 def test_link_and_autocast():
     net, x, kwargs = Net(), photos(), {"max_evals": 60, "silent": True}
-    by_link = InteractionShap(lambda x: torch.sigmoid(net(x)), NINE, shap.links.logit)(x, **kwargs)
+    by_link = InteractionShap(lambda x: torch.sigmoid(net(x)), NINE, link=shap.links.logit)(
+        x, **kwargs
+    )
     close(by_link.values, InteractionShap(net, NINE)(x, **kwargs).values, 1e-6)
     close(by_link.base_values + by_link.values.sum((1, 2)), net(x), 1e-6)
     net = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.Tanh(), nn.Linear(8, 2))

@@ -248,16 +248,16 @@ def test_guides_are_the_largest_outputs_of_each_image():
             seen["columns"] = super()._guide_columns(full)
             return seen["columns"]
 
-    explainer = Recorder(Net(), guides=2)
+    explainer = Recorder(Net(), n_guides=2)
     explainer(x, max_evals=30, silent=True)
     with torch.no_grad():
         expected = np.argsort(-Net()(x).numpy(), axis=1)[:, :2]
     np.testing.assert_array_equal(seen["columns"], expected)
     # They decide what is refined.
-    values = [explained(x, guides=g, budget=60).values for g in (1, 2, 6)]
+    values = [explained(x, n_guides=g, budget=60).values for g in (1, 2, 6)]
     assert np.abs(values[0] - values[1]).max() > 1e-9
     # More than there are is all there are.
-    np.testing.assert_array_equal(explained(x, guides=600, budget=60).values, values[2])
+    np.testing.assert_array_equal(explained(x, n_guides=600, budget=60).values, values[2])
 
 
 def test_outputs_of_any_form_guide():

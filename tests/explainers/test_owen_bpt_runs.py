@@ -266,7 +266,7 @@ LINKAGE = np.array([[0.0, 1, 1, 2], [2, 3, 2, 2], [4, 5, 3, 4]])
 @pytest.mark.parametrize(
     "options",
     [
-        {"hierarchy": ["axis", LINKAGE], "guides": 2, "warm_start": True, "seed": 4},
+        {"hierarchy": ["axis", LINKAGE], "n_guides": 2, "warm_start": True, "seed": 4},
         {"hierarchy": LINKAGE.tolist(), "output_names": list("abcdef")},
         {"n_trees": 3, "compactness": 0.5, "seed": 7},
     ],
@@ -319,8 +319,8 @@ def test_a_masker_with_a_clustering_is_saved(kind, capsys):
         ({"n_trees": 0}, "n_trees: got 0; expected a whole number of at least 1"),
         ({"n_trees": 1.5}, "n_trees: got 1.5; expected a whole number"),
         ({"n_trees": True}, "n_trees: got True; expected a whole number"),
-        ({"guides": 0}, "guides: got 0; expected a whole number of at least 1"),
-        ({"guides": None}, "guides: got None; expected a whole number"),
+        ({"n_guides": 0}, "n_guides: got 0; expected a whole number of at least 1"),
+        ({"n_guides": None}, "n_guides: got None; expected a whole number"),
         ({"compactness": -1}, "compactness: got -1; expected a finite number of at"),
         (
             {"compactness": float("nan")},

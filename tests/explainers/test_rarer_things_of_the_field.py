@@ -302,5 +302,5 @@ def test_grids_are_for_images_and_outputs_have_no_names_there():
     explainer = PatchKernelShap(lambda x: x.flatten(1), PatchMasker((2, 2)))
     with pytest.raises(PatchShapError, match=r"players: got .*Grids, patches and superpixels are"):
         explainer.attribute(torch.rand(1, 3, 2, 4, 4), target=0, n_samples=10)
-    with pytest.raises(PatchShapError, match=r"outputs: got .cat.*explain_image takes names"):
+    with pytest.raises(PatchShapError, match=r"outputs: got .cat.*names that output_names= gives"):
         explainer(X, outputs="cat", silent=True)

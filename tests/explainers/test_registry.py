@@ -120,7 +120,7 @@ def test_each_algorithm_by_its_name(make, name, images):
 
 
 def test_the_amortized_explainer(make, network):
-    assert type(make(network, algorithm="vit_shapley_amortized", refine=8)) is ViTShapleyAmortized
+    assert type(make(network, algorithm="vit_shapley_amortized", budget=8)) is ViTShapleyAmortized
     for model in (network, cifar10_path(), str(cifar10_path())):
         for masker in (None, PatchMasker(background="drop")):
             explainer = make(model, masker)
@@ -186,7 +186,7 @@ def test_positional_arguments(make):
     assert type(explainer) is InteractionShap
     assert explainer.link is shap.links.logit
     assert (explainer.output_names, explainer.feature_names) == (names, players)
-    assert (explainer.linearize_link, explainer.seed) == (False, 7)
+    assert explainer.seed == 7
     for n in range(2, len(given)):
         expected = InteractionShap if n > 3 else PatchKernelShap
         assert type(make(*given[:n])) is expected
@@ -200,10 +200,10 @@ def test_positional_arguments(make):
     [
         ("auto", {"sampling": "kernel", "tolerance": 0.1, "seed": None}),
         ("patch_kernel_shap", {"sampling": "leverage", "tolerance": None, "seed": 3}),
-        ("owen_bpt", {"hierarchy": "axis", "n_trees": 2, "compactness": 0.0, "guides": 1}),
+        ("owen_bpt", {"hierarchy": "axis", "n_trees": 2, "compactness": 0.0, "n_guides": 1}),
         ("owen_bpt", {"warm_start": True, "output_names": ["a", "b"]}),
         ("interaction_shap", {"index": "FSII", "order": 3, "estimator": "regression"}),
-        ("vit_shapley_amortized", {"refine": 64, "sampling": "kernel", "seed": 5}),
+        ("vit_shapley_amortized", {"budget": 64, "sampling": "kernel", "seed": 5}),
     ],
 )
 def test_options_reach_our_explainers(make, network, name, options):
@@ -471,7 +471,7 @@ def test_a_text_pipeline_is_shaps(make, transformers, algorithm):
 @pytest.mark.parametrize("name", CLASSES)
 def test_our_explainers_are_saved_and_pickled(make, name, images, network, capsys):
     if name == "vit_shapley_amortized":
-        explainer, x = make(network, algorithm=name, refine=8), torch.rand(1, 3, 32, 32)
+        explainer, x = make(network, algorithm=name, budget=8), torch.rand(1, 3, 32, 32)
     else:
         masker = PatchMasker(GRID, 0.5)
         explainer, x = make(on_images, masker, algorithm=name, seed=3), images[:1]
@@ -585,10 +585,10 @@ def test_without_registration_shap_answers_as_ever():
         ),
         (
             "interaction_shap",
-            "refine",
+            "budget",
             r"InteractionShap: .*'index', 'order'.*'vit_shapley_amortized'",
         ),
-        ("vit_shapley_amortized", "guides", r"ViTShapleyAmortized: got guides; .*'seed', 'refine'"),
+        ("vit_shapley_amortized", "n_guides", r"got n_guides; .*'seed', .*'budget', 'sampling'"),
         ("auto", "options", "got options"),
     ],
 )

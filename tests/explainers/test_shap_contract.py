@@ -562,7 +562,7 @@ def test_logit_link(max_evals):
 
 def test_link_follows_the_average_over_backgrounds():
     x = np.random.default_rng(0).random((2, 4, 4, 1))
-    explainer = PatchKernelShap(probability, PatchMasker((2, 2), [0.0, 0.8]), shap.links.logit)
+    explainer = PatchKernelShap(probability, PatchMasker((2, 2), [0.0, 0.8]), link=shap.links.logit)
     base = explainer(x, max_evals=31, silent=True).base_values
     mean = (probability(0 * x) + probability(0 * x + 0.8)) / 2
     assert_close(base, np.log(mean / (1 - mean)), 1e-12)

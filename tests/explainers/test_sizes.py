@@ -100,7 +100,7 @@ def test_trees_orders_and_superpixels_by_the_thousand_million():
     pytest.importorskip("skimage")
     image = np.random.default_rng(0).random((8, 8, 3))
     np.testing.assert_array_equal(slic(2**70)(image), slic(64)(image))
-    OwenBPT(model, guides=10**9)(images, max_evals=20, silent=True)
+    OwenBPT(model, n_guides=10**9)(images, max_evals=20, silent=True)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_values_are_in_memory_once(estimator, link, most, monkeypatch):
     monkeypatch.setattr(_units, "_BLOCK_ENTRIES", 2**14)
     monkeypatch.setattr(game, "_ENTRIES", 2**14)
     weights = torch.rand(12, 1500)
-    explainer = PatchKernelShap(wide, PatchMasker((4, 3)), link, estimator=estimator)
+    explainer = PatchKernelShap(wide, PatchMasker((4, 3)), link=link, estimator=estimator)
     x = torch.rand(1, 3, 4, 3)
     explainer.explain_players(x, max_evals=20, silent=True)
     tracemalloc.start()

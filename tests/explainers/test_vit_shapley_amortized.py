@@ -159,7 +159,7 @@ def test_the_model_is_left_alone(network, images):
 
 @pytest.mark.slow
 def test_refinement_spends_its_budget_and_comes_closer(network, images, truth):
-    explainer = ViTShapleyAmortized(network, refine=128)
+    explainer = ViTShapleyAmortized(network, budget=128)
     refined = explainer.explain_players(images)
     assert explainer.last_run.evaluations.tolist() == [127] * 3  # the empty one is known
     alone = ViTShapleyAmortized(network).explain_players(images)
@@ -215,7 +215,7 @@ def test_a_refinement_starts_from_the_predicted_game(gaming, images):
     with torch.no_grad():
         truth = gaming.predict(images).game.shapley_values(n_orders=500)
     alone = ViTShapleyAmortized(gaming).explain_players(images)
-    refined = ViTShapleyAmortized(gaming, refine=256).explain_players(images)
+    refined = ViTShapleyAmortized(gaming, budget=256).explain_players(images)
 
     def error(explanation):
         return np.mean((explanation.values - truth.numpy()) ** 2)
@@ -231,7 +231,7 @@ def test_errors_cover_those_of_the_predicted_games_own_values(gaming, images):
     with torch.no_grad():
         truth = gaming.predict(images).game.shapley_values(n_orders=500).numpy()
     for m in (64, 256):
-        refined = ViTShapleyAmortized(gaming, refine=m).explain_players(images)
+        refined = ViTShapleyAmortized(gaming, budget=m).explain_players(images)
         inside = np.abs(refined.values - truth) < 1.96 * refined.error_std
         assert inside.mean() > 0.85
 
@@ -251,7 +251,7 @@ def test_all_coalitions_give_the_truth_whatever_game_is_predicted(seed):
         made.head[2].weight.normal_(0, 1, generator=generator)
     x = torch.rand(2, 3, 12, 12, generator=generator)
     truth = shapley_values(made, x, 512)
-    explainer = ViTShapleyAmortized(made, refine=512)
+    explainer = ViTShapleyAmortized(made, budget=512)
     found = explainer.explain_players(x)
     assert np.abs(found.values - truth).max() < 1e-6
     assert np.abs(shapley_values(made, x, 512, control=True) - truth).max() < 1e-6
@@ -270,7 +270,7 @@ def test_a_predicted_game_knows_its_patches_in_any_order(gaming, images):
 @pytest.mark.slow
 def test_a_bad_predicted_game_does_no_harm_in_the_end(network, images, truth):
     bad = ShapleyViT(network.surrogate.model, n_frozen=6, predicts="game").eval()
-    refined = ViTShapleyAmortized(bad, refine=512).explain_players(images).values
+    refined = ViTShapleyAmortized(bad, budget=512).explain_players(images).values
     process = PatchKernelShap(_Linked(network), PatchMasker(background="drop"))
     plain = process.explain_players(images, max_evals=512).values
     assert np.mean((refined - truth) ** 2) < 1.2 * np.mean((plain - truth) ** 2)
@@ -278,7 +278,7 @@ def test_a_bad_predicted_game_does_no_harm_in_the_end(network, images, truth):
 
 def test_a_refinement_spends_its_budget_and_adds_up(network, images):
     alone = ViTShapleyAmortized(network).explain_players(images[:2])
-    explainer = ViTShapleyAmortized(network, refine=32)
+    explainer = ViTShapleyAmortized(network, budget=32)
     refined = explainer.explain_players(images[:2])
     assert explainer.last_run.evaluations.tolist() == [31] * 2  # the empty one is known
     assert np.allclose(refined.values.sum(1), alone.values.sum(1), atol=1e-12)
@@ -316,7 +316,7 @@ def test_errors_of_a_refinement_are_about_right(network, photographs):
     # The truth has errors of its own: what its halves differ by, for each image and output.
     own = np.sqrt(np.mean((halves[0] - halves[1]) ** 2, axis=1, keepdims=True)) / 2
     for budget in (64, 200):
-        found = ViTShapleyAmortized(network, refine=budget, seed=1).explain_players(images)
+        found = ViTShapleyAmortized(network, budget=budget, seed=1).explain_players(images)
         inside = np.abs(found.values - truth) < 1.96 * np.hypot(found.error_std, own)
         assert 0.85 < inside.mean() < 0.99
 
@@ -350,12 +350,12 @@ def test_the_path_of_a_checkpoint_will_do(network, images):
 
 
 def test_shaps_save_and_load(network, images):
-    explainer = ViTShapleyAmortized(network, refine=20, seed=3)
+    explainer = ViTShapleyAmortized(network, budget=20, seed=3)
     stream = io.BytesIO()
     explainer.save(stream, model_saver=_save_network)
     stream.seek(0)
     again = ViTShapleyAmortized.load(stream, model_loader=_load_network)
-    assert (again.refine, again.seed) == (20, 3)
+    assert (again.budget, again.seed) == (20, 3)
     a, b = (e.explain_players(images[:1]).values for e in (explainer, again))
     assert np.array_equal(a, b)
 
@@ -411,9 +411,9 @@ def test_bad_requests_are_refused(network, explainer, images):
         ViTShapleyAmortized(network, PatchMasker(background="blur"))
     with pytest.raises(PatchShapError, match="link: got"):
         ViTShapleyAmortized(network, link=shap.links.logit)
-    for refine in (-1, 1, 2.5, True):
-        with pytest.raises(PatchShapError, match="refine: got"):
-            ViTShapleyAmortized(network, refine=refine)
+    for budget in (-1, 1, 2.5, True):
+        with pytest.raises(PatchShapError, match="budget: got"):
+            ViTShapleyAmortized(network, budget=budget)
     with pytest.raises(PatchShapError, match="sampling: got 'best'"):
         ViTShapleyAmortized(network, sampling="best")
     with pytest.raises(PatchShapError, match="baselines: got some; expected None"):

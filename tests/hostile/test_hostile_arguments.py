@@ -80,8 +80,8 @@ def images_are_right_or_refused(case):
 # ----- numbers -----------------------------------------------------------------------------
 
 ARGUMENTS = (
-    "budget", "batch", "seed", "tolerance", "n_trees", "guides", "compactness", "refine", "order",
-    "noise seed", "ranked",
+    "budget", "batch", "seed", "tolerance", "n_trees", "n_guides", "compactness", "refinement",
+    "order", "noise seed", "ranked",
 )  # fmt: skip
 numbers = st.tuples(hostile.kinds, hostile.faces, st.sampled_from(ARGUMENTS), hostile.numbers)
 
@@ -101,10 +101,10 @@ def numbers_are_taken_or_refused(case):
     elif argument == "ranked":
         face = "ranked"
     else:
-        owners = {"seed": CLASSES, "tolerance": CLASSES[:1], "refine": CLASSES[3:]}
+        owners = {"seed": CLASSES, "tolerance": CLASSES[:1], "refinement": CLASSES[3:]}
         if kind not in owners.get(argument, (InteractionShap if argument == "order" else OwenBPT,)):
             kind = owners.get(argument, (InteractionShap if argument == "order" else OwenBPT,))[0]
-        options = {argument: n.value}
+        options = {"budget" if argument == "refinement" else argument: n.value}
 
     def question():
         explainer = make(kind, **options)
@@ -119,7 +119,7 @@ def numbers_are_taken_or_refused(case):
         if face == "ranked":
             return
         equal = equal_to(right_values(kind, face), 2e-4)
-        if argument in ("budget", "n_trees", "tolerance", "refine", "order"):
+        if argument in ("budget", "n_trees", "tolerance", "refinement", "order"):
             # Whatever the budget, the values add up.
             equal = equal_to(right_values(kind, face).sum(axis=1), 2e-4)
             found = found.sum(axis=1)

@@ -25,7 +25,7 @@ from ..errors import bad
 from ..evaluation.other_methods import leave_one_out, rise
 from ..explainers import PatchExplainer
 from ..explainers.registry import method_class
-from ..game import Game
+from ..game import Game, Request
 from ..masking.patch_masker import PatchMasker
 from ..masking.token_dropping import TokenDropping
 from ..models.batch import BatchModel
@@ -89,10 +89,13 @@ class ImageGame:
         bound, _ = self.masker.prepare(self.x, "NCHW")
         self.labels = bound.labels[0][0, 0]
         self.n = bound.n_players[0]
-        bound = bound.to(self.played.device, self.played.memory_format)
-        self.game = Game(lambda inputs, _: self.played(inputs), bound, self.rows)
-        self.game.by_size = dropping
-        self.game.select(np.array([[self.target]]))
+        request = Request(
+            bound.to(self.played.device, self.played.memory_format),
+            columns=np.array([[self.target]]),
+            batch_size=self.rows,
+            by_size=dropping,
+        )
+        self.game = Game(lambda inputs, _: self.played(inputs), request)
 
     def __call__(self, coalitions: Bools) -> Floats:
         """Values (m,) of coalitions (m, n)."""

@@ -15,8 +15,8 @@ from .. import __version__
 from .._methods import dashed
 from ..errors import bad
 from ..estimators import Interactions
-from ..explainers import InteractionShap
-from ..models.load import NamedModel, outputs_called
+from ..models.load import NamedModel
+from ..targets.outputs import outputs_called
 from .model import Task, class_name, explained
 from .pictures import plain
 from .prepared_images import Subject
@@ -85,7 +85,7 @@ def explain_together(
         silent=not alone,
     )
     players = explainer.masker.prepare(x, "NCHW", explainer.model_patch_size)[1]
-    found = explainer.found() if isinstance(explainer, InteractionShap) else [None] * len(x)
+    found: Sequence[Any] = run.interactions or [None] * len(x)
     results = []
     for i, subject in enumerate(subjects):
         arrays = _of_image(task, subject, scores[i], classes[i]) | {

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .interaction_shap import InteractionShap
     from .owen_bpt import OwenBPT
     from .patch_kernel_shap import PatchKernelShap
-    from .run import Run
+    from .solve import Run
     from .vit_shapley_amortized import ViTShapleyAmortized
 else:
     __getattr__, __dir__ = lazy_names(
@@ -21,7 +21,7 @@ else:
             "InteractionShap": "interaction_shap",
             "OwenBPT": "owen_bpt",
             "PatchKernelShap": "patch_kernel_shap",
-            "Run": "run",
+            "Run": "solve",
             "ViTShapleyAmortized": "vit_shapley_amortized",
         },
     )

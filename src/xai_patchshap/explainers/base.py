@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import shap
 import torch
 from captum.attr import PerturbationAttribution
@@ -21,8 +23,20 @@ from .shap_face import ShapFace
 __all__ = ["PatchExplainer"]
 
 
+class _SignatureOfTheClass:
+    """How a class is called; its objects are called otherwise."""
+
+    def __init__(self, of_init: inspect.Signature) -> None:
+        self._signature = of_init.replace(parameters=list(of_init.parameters.values())[1:])
+
+    def __get__(self, instance: Any, owner: Any) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self._signature
+
+
 class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explainer):
-    """Base of the package's explainers; a subclass supplies ``_solve``.
+    """Base of the package's explainers; a subclass supplies ``_plan`` or ``_estimators``.
 
     One object with two faces. :meth:`attribute` keeps to Captum's ``KernelShap.attribute``:
     tensors in, tensors out, each player's value repeated on its elements. Calling the
@@ -34,20 +48,19 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
     @checked(
         link=a_function("shap.links.logit"),
         output_names=maybe(list_of_names()),
-        seed=maybe(whole(0, mend="None draws a new seed for each call.")),
         feature_names=maybe(list_of_names()),
+        seed=maybe(whole(0, mend="None draws a new seed for each call.")),
     )
     def __init__(
         self,
         model: Callable[..., Any],
         masker: Any = None,
+        *,
         link: Callable[..., Any] = shap.links.identity,
         output_names: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
         seed: int | None = 0,
         autocast: torch.dtype | None = None,
-        feature_names: Sequence[str] | None = None,
-        linearize_link: bool = True,
-        algorithm: str = "auto",
     ) -> None:
         own_masker = masker is not None
         masker = self._checked_masker(masker)
@@ -58,16 +71,39 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             model,
             masker,
             link=link,
-            algorithm=algorithm,
             output_names=output_names,
             feature_names=feature_names,
-            linearize_link=linearize_link,
         )
         self.seed, self.autocast = seed, autocast
         self.last_run = None
         self.expected_value = None
         self._own_masker = own_masker
         BatchModel(self.model)  # what is not callable is refused here, not on first use
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls):
+            return
+        own = inspect.signature(cls.__init__)
+        cls.__signature__ = _SignatureOfTheClass(own)
+        # shap's load passes on what getfullargspec calls positional, and nothing else.
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        loose = [
+            p.replace(kind=positional) if p.kind is p.KEYWORD_ONLY else p
+            for p in own.parameters.values()
+        ]
+        cls.__init__.__signature__ = own.replace(parameters=loose)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        model = getattr(self.model, "__name__", type(self.model).__name__)
+        shown = [model, *self.masker.described()] if self._own_masker else [model]
+        defaults = inspect.signature(type(self)).parameters
+        for name, value in self._options().items():
+            if name in ("output_names", "feature_names"):
+                shown += [f"{name}={len(value)} names"] if value else []
+            elif not _equal(value, defaults[name].default):
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def masker(self) -> Any:
@@ -163,3 +199,7 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
             if not s.load("own_masker"):
                 kwargs["masker"] = None
         return kwargs
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and bool(np.all(value == default)))

@@ -4,35 +4,99 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .._arrays import layout_of
+from .._arrays import layout_of, plain_tensor
 from .._compat import format_forward_args, progress, unlogged
-from .._validation import whole
+from .._validation import whole as whole_number
 from ..errors import bad
-from ..game import Game
+from ..game import Forward, Request
+from ..masking.baselines import baseline_tensors
 from ..masking.coalition_inputs import CoalitionInputs
 from ..models.batch import BatchModel
+from ..models.outputs import check_rows
+from ..players.feature_masks import as_labels, mask_tensors, spread_coefficients, sum_over_players
 from ..players.grids import grid_players
-from . import captum_conventions as _captum
-from .run import Runner
+from ..targets.captum import (
+    is_one_value_per_batch,
+    one_each,
+    plain_target,
+    select_target,
+    target_columns,
+)
+from ..targets.outputs import check_outputs, choose_outputs
+from .core import Core
+from .doubts import warn_of_scale
+from .solve import Run
 
-__all__ = ["CaptumFace"]
+__all__ = [
+    "Asked",
+    "Attributed",
+    "CaptumFace",
+    "check_attributions",
+    "check_inputs",
+]
 
 
-class CaptumFace(Runner):
+@dataclass(frozen=True)
+class Asked:
+    """Captum's arguments, checked: the inputs, who plays, and what is explained."""
+
+    inputs: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    backgrounds: tuple[Tensor, ...]
+    extra: tuple[Any, ...]
+    target: Any = None
+    outputs: Any = None  # in place of a target
+    n_samples: int | None = None
+    rows: int = 1  # of each example in one call of the model
+    by_default: bool = False  # nobody chose the players
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """The players' values, as whatever Captum's arguments ask for."""
+
+    inputs: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    ids: list[NDArray[np.int64]]  # of the feature mask, behind the players of each example
+    run: Run
+
+    def per_id(self, k: int = 0) -> Tensor:
+        """Values (N, M) of an explained output, zero for ids that an example lacks; float64."""
+        m = 1 + max(int(mask.max()) for mask in self.masks if mask.numel())
+        table = np.zeros((len(self.run.estimates), m))
+        for row, ids, estimate in zip(table, self.ids, self.run.estimates, strict=True):
+            row[ids] = estimate.values[:, k]
+        return torch.from_numpy(table)
+
+    def attributions(self, as_tuple: bool, per_element: bool = True, k: int = 0) -> Any:
+        """Values of an output on the inputs' elements, or per id."""
+        table = self.per_id(k)
+        if per_element:
+            spread = spread_coefficients(table, self.masks, self.inputs)
+            return spread if as_tuple else spread[0]
+        is_double = self.inputs[0].dtype == torch.float64
+        return table.to(self.inputs[0].device, torch.float64 if is_double else torch.float32)
+
+    def delta(self) -> Tensor:
+        """Sum of the players' values minus ``f(inputs) - f(baselines)``, (N,)."""
+        gap = [e.values.sum() - (e.full_values - e.base_values)[0] for e in self.run.estimates]
+        return torch.tensor(gap, dtype=torch.float32, device=self.inputs[0].device)
+
+
+class CaptumFace(Core):
     """What makes an explainer a Captum attribution."""
 
     forward_func: Any
     get_name: Callable[[], str]
-
-    # Ids of the feature mask that are each example's players, in the last call.
-    _ids: Any = None
 
     @unlogged
     def attribute(
@@ -99,115 +163,180 @@ class CaptumFace(Runner):
         PatchShapError
             For inputs, masks, baselines, targets or budgets that do not fit.
         """
-        with self._alone():
-            return self._attribute(
-                inputs,
-                baselines,
-                target,
-                additional_forward_args,
-                feature_mask,
-                n_samples,
-                perturbations_per_eval,
-                return_input_shape,
-                show_progress,
-                return_convergence_delta,
-            )
+        asked = self._asked(
+            inputs,
+            baselines,
+            additional_forward_args,
+            feature_mask,
+            n_samples,
+            perturbations_per_eval,
+        )
+        found = self._attributed(replace(asked, target=plain_target(target)), show_progress)
+        self.last_run = found.run
+        attributions = found.attributions(isinstance(inputs, tuple), return_input_shape)
+        return (attributions, found.delta()) if return_convergence_delta else attributions
 
-    def _attribute(
+    def attribute_outputs(
+        self,
+        inputs: Any,
+        outputs: Any = None,
+        *,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        budget: int | str = "auto",
+        perturbations_per_eval: int = 1,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+    ) -> Any:
+        """Attributions of several outputs for the evaluations of one.
+
+        ``attribute(x, target=[...])`` keeps Captum's meaning, one target for each example.
+
+        Parameters
+        ----------
+        outputs : int, str, list of these, or ndarray of int (N, k), optional
+            Outputs of a model (N, K): indices, ``"top3"`` and the like for the largest of each
+            example, or names; all by default. :attr:`Run.outputs` of ``last_run`` has their
+            indices.
+        budget : int or "auto"
+            Model evaluations for each example, as ``max_evals`` of :meth:`__call__`.
+        inputs, baselines, additional_forward_args, feature_mask, perturbations_per_eval,
+        return_input_shape, show_progress
+            As in :meth:`attribute`.
+
+        Returns
+        -------
+        list of Tensor, or list of tuple of Tensor
+            For each output, what :meth:`attribute` returns.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from xai_patchshap import PatchKernelShap
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+        >>> explainer = PatchKernelShap(model)
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> first, second = explainer.attribute_outputs(images, "top2", budget=400)
+        >>> first.shape
+        torch.Size([2, 3, 32, 32])
+        >>> bool((explainer.last_run.outputs[:, 0] == model(images).argmax(1).numpy()).all())
+        True
+        """
+        asked = self._asked(
+            inputs,
+            baselines,
+            additional_forward_args,
+            feature_mask,
+            budget,
+            perturbations_per_eval,
+            "budget",
+        )
+        outputs = check_outputs(outputs, self.output_names)
+        outputs = slice(None) if outputs is None else outputs
+        found = self._attributed(replace(asked, outputs=outputs), show_progress)
+        self.last_run = found.run
+        return [
+            found.attributions(isinstance(inputs, tuple), return_input_shape, k)
+            for k in range(found.run.estimates[0].values.shape[1])
+        ]
+
+    def _asked(
         self,
         inputs: Any,
         baselines: Any,
-        target: Any,
         additional_forward_args: Any,
         feature_mask: Any,
-        n_samples: int,
-        perturbations_per_eval: int,
-        return_input_shape: bool,
-        show_progress: bool,
-        return_convergence_delta: bool,
-    ) -> Any:
-        started = time.perf_counter()
-        tensors = _captum.check_inputs(inputs)
-        perturbations_per_eval = whole(1)("perturbations_per_eval", perturbations_per_eval)
-        target = _captum.plain_target(target)
-        n = len(tensors[0])
+        n_samples: Any,
+        perturbations_per_eval: Any,
+        budget_name: str = "n_samples",
+    ) -> Asked:
+        """Captum's arguments, checked; ``n_samples="auto"`` is a budget of our choice."""
+        tensors = check_inputs(inputs)
+        rows = whole_number(1)("perturbations_per_eval", perturbations_per_eval)
         masks, backgrounds = self._players_and_backgrounds(tensors, baselines, feature_mask)
-        self._check_budget("n_samples", n_samples, len(backgrounds[0]))
-        extra = format_forward_args(additional_forward_args) or ()
+        chosen = self._own_masker and self.masker.players is not None
+        by_default = feature_mask is None and not chosen
+        return Asked(
+            tensors,
+            masks,
+            backgrounds,
+            format_forward_args(additional_forward_args) or (),
+            n_samples=self._check_budget(budget_name, n_samples, len(backgrounds[0])),
+            rows=rows,
+            by_default=by_default,
+        )
+
+    def _attributed(self, asked: Asked, show_progress: bool) -> Attributed:
+        """Everything that :meth:`attribute` does but choose what is returned."""
+        started = time.perf_counter()
         model = BatchModel(self._game_model, autocast=self.autocast)
-
-        guides: Tensor | None = None
-
-        def forward(xs: tuple[Tensor, ...], examples: Tensor | None) -> Any:
-            output = model(xs, _captum.matched(extra, examples, n))
-            selected = _captum.select_target(output, target, examples)
-            return _captum.with_guides(selected, output, guides, examples)
-
-        bar = None
-        if show_progress:
-            bar = partial(progress, desc=f"{self.get_name()} attribution")
-        n_players = 1 + max(int(m.max()) for m in masks if m.numel())
+        bar = partial(progress, desc=f"{self.get_name()} attribution") if show_progress else None
         with model.running():
-            self._warn_of_scale(*tensors)
-            every_output = model(tensors, extra)
-            output = _captum.select_target(every_output, target, None)
-            shared = _captum.is_one_value_per_batch(
-                output, target, n, perturbations_per_eval, every_output.dim()
-            )
-            played = tensors
-            if shared:  # the whole batch is the one example
-                played = tuple(x[None] for x in tensors)
-                backgrounds = tuple(b[:, None] for b in backgrounds)
-            labels, ids = _captum.as_labels(
-                tuple(m[None] for m in masks) if shared else masks, len(played[0])
-            )
-            bound = CoalitionInputs(played, backgrounds, labels, tuple(map(len, ids)))
-            chosen = feature_mask is not None or (
-                self._own_masker and self.masker.players is not None
-            )
-            self._warn_of_doubts("n_samples", n_samples, bound, not chosen)
-            game = Game(
-                _captum.one_value_per_example(forward, shared),
-                bound.to(model.device, model.memory_format),
-                perturbations_per_eval * (1 if shared else n),
-                link=self._game_link,
-            )
-            game.by_size = self._drops_tokens
-            if not shared:
-                guides = self._guides(every_output)
-            # A warm start cannot compare further arguments: they make every call a new question.
-            known = target.tolist() if isinstance(target, Tensor) else target
-            game.question = object() if extra else ("target", known)
-            game.explained = _captum.target_columns(every_output, target)
-            game.n_guides = 0 if guides is None else guides.shape[1]
-            full = game.given_full_values(
-                _captum.with_guides(_captum.as_vector(output), every_output, guides, None)
-            )
-            estimates = self._run(game, full, int(n_samples), started, bar)
-        self._ids = ids
-        coefficients = np.zeros((len(estimates), n_players))
-        for i, e in enumerate(estimates):
-            coefficients[i, ids[i]] = e.values[:, 0]
-        table = torch.from_numpy(coefficients)
-        if return_input_shape:
-            spread = _captum.spread_coefficients(table, masks, tensors)
-            attributions: Any = spread if isinstance(inputs, tuple) else spread[0]
-        else:
-            is_double = tensors[0].dtype == torch.float64
-            attributions = table.to(
-                tensors[0].device, torch.float64 if is_double else torch.float32
-            )
-        if not return_convergence_delta:
-            return attributions
-        gap = [e.values.sum() - (e.full_values - e.base_values)[0] for e in estimates]
-        return attributions, torch.tensor(gap, dtype=torch.float32, device=tensors[0].device)
+            warn_of_scale(self.model, asked.inputs)
+            begun = time.perf_counter()
+            whole, prediction = self._first_look(model, asked.inputs, asked.extra)
+            looked = time.perf_counter() - begun
+            request, forward, ids = self._request(model, asked, whole)
+            run = self._run(forward, request, [prediction], asked.n_samples, bar)
+        run["model_seconds"] += looked
+        run["seconds"] = time.perf_counter() - started
+        return Attributed(asked.inputs, asked.masks, ids, Run(**run))
 
-    def _guides(self, output: Tensor) -> Tensor | None:
-        """Guide outputs (N, g) of an adaptive estimator, as columns of the flat output."""
-        if output.dim() < 2:
-            return None
-        columns = self._guide_columns(output.detach().flatten(1).double().cpu().numpy())
-        return None if columns is None else torch.from_numpy(columns)
+    def _request(
+        self, model: BatchModel, asked: Asked, whole: Tensor
+    ) -> tuple[Request, Forward, list[NDArray[np.int64]]]:
+        """The game that Captum's arguments ask for, and the ids of its players."""
+        n, inputs, backgrounds, masks = (
+            len(asked.inputs[0]),
+            asked.inputs,
+            asked.backgrounds,
+            asked.masks,
+        )
+        if asked.outputs is None:
+            selected = select_target(whole, asked.target)
+            shared = is_one_value_per_batch(selected, asked.target, n, asked.rows, whole.dim())
+            columns = target_columns(whole, asked.target)
+        else:
+            shared, columns = False, self._columns_of(whole, asked.outputs, n)
+        if shared:  # the whole batch is the one example
+            inputs = tuple(x[None] for x in inputs)
+            backgrounds = tuple(b[:, None] for b in backgrounds)
+            masks = tuple(m[None] for m in masks)
+        labels, ids = as_labels(masks, len(inputs[0]))
+        bound = CoalitionInputs(inputs, backgrounds, labels, tuple(map(len, ids)))
+        self._warn_of_doubts("n_samples", asked.n_samples, bound, asked.by_default)
+        guides = None
+        if whole.dim() > 1 and not shared:
+            guides = self._guide_columns(whole.detach().flatten(1).double().cpu().numpy())
+        request = Request(
+            bound.to(model.device, model.memory_format),
+            whole[None] if shared else whole,
+            columns if guides is None else np.concatenate([columns, guides], axis=1),
+            0 if guides is None else guides.shape[1],
+            link=self._game_link,
+            batch_size=asked.rows * (1 if shared else n),
+            by_size=self._drops_tokens,
+            repeatable=not asked.extra,
+        )
+
+        def of_rows(xs: tuple[Tensor, ...], examples: Tensor) -> Any:
+            return model(xs, _matched(asked.extra, examples, n))
+
+        def of_the_batch(xs: tuple[Tensor, ...], examples: Tensor) -> Any:
+            return model(tuple(x[0] for x in xs), asked.extra)[None]
+
+        return request, of_the_batch if shared else of_rows, ids
+
+    def _columns_of(self, whole: Tensor, outputs: Any, n: int) -> NDArray[np.int64]:
+        """Indices (N, k) of the outputs of a model (N, K) or (N,)."""
+        check_rows(whole, n)
+        scores = whole.detach().double().cpu().numpy().reshape(n, -1)
+        every = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        if isinstance(outputs, slice):
+            return every
+        chosen = choose_outputs(outputs, scores, whole.dim() == 1)
+        return every if chosen is None else chosen
 
     def attribute_future(self) -> None:
         """Not implemented, as in Captum's KernelShap."""
@@ -243,25 +372,22 @@ class CaptumFace(Runner):
         -------
         Tensor of shape (N,)
         """
-        end = _captum.check_inputs(end_point)
-        target = _captum.plain_target(target)
-        given = _captum.check_inputs(attributions, "attributions")
-        _captum.check_attributions(given, end)
+        end = check_inputs(end_point)
+        target = plain_target(target)
+        given = check_inputs(attributions, "attributions")
+        check_attributions(given, end)
         masks, _ = self._players_and_backgrounds(end, start_point, feature_mask)
         start = tuple(
-            b[0].expand_as(x)
-            for b, x in zip(_captum.baseline_tensors(start_point, end), end, strict=True)
+            b[0].expand_as(x) for b, x in zip(baseline_tensors(start_point, end), end, strict=True)
         )
         extra = format_forward_args(additional_forward_args) or ()
         model = BatchModel(self.forward_func, autocast=self.autocast)
         with model.running():
             values = [
-                _captum.one_each(
-                    _captum.select_target(model(x, extra), target, None), target, len(end[0])
-                )
+                one_each(select_target(model(x, extra), target), target, len(end[0]))
                 for x in (end, start)
             ]
-        total = _captum.sum_over_players(given, masks)
+        total = sum_over_players(given, masks)
         difference: Tensor = values[0] - values[1]
         return total - difference.to(total.device)
 
@@ -282,14 +408,14 @@ class CaptumFace(Runner):
             layout = layout_of(x, self.masker.layout) if x.dim() == 4 else None
             from_masker = self.masker.prepare(x, layout, self.model_patch_size)[0]
         if feature_mask is not None:
-            masks = _captum.mask_tensors(feature_mask, inputs)
+            masks = mask_tensors(feature_mask, inputs)
         elif from_masker is not None:
             masks = from_masker.labels
         else:
             masks = self._default_masks(inputs)
         if baselines is None and from_masker is not None:
             return masks, from_masker.backgrounds
-        return masks, _captum.baseline_tensors(baselines, inputs)
+        return masks, baseline_tensors(baselines, inputs)
 
     def _default_masks(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         masks, start = [], 0
@@ -302,3 +428,54 @@ class CaptumFace(Runner):
             masks.append(torch.from_numpy(labels).to(x.device) + start)
             start += int(labels.max()) + 1 if labels.size else 0
         return tuple(masks)
+
+
+def check_inputs(inputs: Any, name: str = "inputs") -> tuple[Tensor, ...]:
+    """The inputs as a tuple of tensors that share a batch size, or an error."""
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    tensors: list[Tensor] = []
+    for i, x in enumerate(given):
+        what = f"{name}[{i}]" if len(given) > 1 else name
+        if not isinstance(x, Tensor):
+            mend = "torch.as_tensor(x) makes one of an array."
+            if isinstance(x, list):
+                mend = "Give several inputs as a tuple, and a batch as torch.stack(x)."
+            came = f"an object of type {type(x).__name__}"
+            raise bad(what, came, "a torch.Tensor, or a tuple of them", mend)
+        x = plain_tensor(x, what)
+        if x.dim() < 1:
+            raise bad(what, "a tensor without axes", "a batch (N, ...)", "Use x[None].")
+        if len(x) == 0:
+            raise bad(what, f"an empty batch of shape {tuple(x.shape)}", "at least one example")
+        if tensors and len(x) != len(tensors[0]):
+            raise bad(what, f"{len(x)} examples", f"{len(tensors[0])} like {name}[0]")
+        if x.is_floating_point() and torch.isnan(x).any():
+            raise bad(what, "NaN", "numbers", "torch.nan_to_num(x) replaces NaN.")
+        tensors.append(x)
+    if not sum(x.numel() for x in tensors):
+        raise bad(name, "no elements", "at least one element to explain")
+    return tuple(tensors)
+
+
+def check_attributions(given: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
+    """Raise unless attributions have the inputs' shapes, or those of one example."""
+    shapes, expected = [tuple(a.shape) for a in given], [tuple(x.shape) for x in inputs]
+    fit = len(shapes) == len(expected) and all(
+        a[1:] == x[1:] and a[0] in (1, x[0]) for a, x in zip(shapes, expected, strict=True)
+    )
+    if not fit:
+        raise bad("attributions", f"shapes {shapes}", f"those of the inputs, {expected}")
+
+
+def _matched(extra: tuple[Any, ...], examples: Tensor, n: int) -> tuple[Any, ...]:
+    """Additional forward arguments for rows that stem from ``examples`` of a batch of n."""
+    return tuple(_rows(a, examples, n) if isinstance(a, Tensor) else a for a in extra)
+
+
+def _rows(a: Tensor, examples: Tensor, n: int) -> Tensor:
+    try:
+        return a.index_select(0, examples.to(a.device)) if a.dim() and a.size(0) == n else a
+    except (RuntimeError, NotImplementedError) as error:
+        came = "a nested tensor" if a.is_nested else f"a tensor of {a.dtype} and {a.layout}"
+        expected = "tensors whose rows can be matched to the examples"
+        raise bad("additional_forward_args", came, expected, f"({error!s:.100})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,28 +17,24 @@ from ..errors import bad
 from ..estimators import (
     EFFICIENT,
     INTERACTION_ESTIMATORS,
-    Estimate,
     Interactions,
+    Plan,
     check_index,
     check_regression,
     check_sampling,
     interaction_estimator,
 )
 from ..estimators.interactions import count_interactions
-from . import shap_conventions as _shap
-from .sampled import SampledExplainer, with_guides
+from ..targets.captum import plain_target
+from ..targets.outputs import guides_of_a_process
+from .base import PatchExplainer
+from .captum_face import Attributed
+from .explanations import MAX_BYTES, player_explanation
 
 __all__ = ["InteractionShap"]
 
 
-@dataclass(frozen=True)
-class _WithInteractions(Estimate):
-    """The values of order 1, and all others."""
-
-    interactions: Interactions
-
-
-class InteractionShap(SampledExplainer):
+class InteractionShap(PatchExplainer):
     r"""Interactions between patches, superpixels or any groups of input elements.
 
     How much more two players (or three) are worth together than alone: positive where the
@@ -61,8 +57,12 @@ class InteractionShap(SampledExplainer):
         shap's link function, applied to the values of the game.
     output_names : sequence of str, optional
         One name for each output.
+    feature_names : sequence of str, optional
+        Names of the players.
     seed : int or None
         Chooses the coalitions.
+    autocast : torch.dtype, optional
+        Run a model that is a module under ``torch.autocast``.
     index : {"SII", "k-SII", "STII", "FSII", "FBII", "BII", "SV", "BV"}
         The interaction index; :mod:`xai_patchshap.estimators.indices` has the
         definitions. SII, the default: order 1 are the Shapley values, order 2 their
@@ -77,12 +77,6 @@ class InteractionShap(SampledExplainer):
     sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
         How coalitions are chosen; by default as suits the estimator. ``"a-optimal"`` is for
         the Gaussian process; see :class:`~xai_patchshap.estimators.DesignedPairs`.
-    autocast : torch.dtype, optional
-        Run a model that is a module under ``torch.autocast``.
-    feature_names : sequence of str, optional
-        Names of the players.
-    linearize_link, algorithm
-        Accepted because ``shap.Explainer`` passes them; without effect.
 
     Raises
     ------
@@ -115,23 +109,22 @@ class InteractionShap(SampledExplainer):
     (0, 2)
     """
 
-    _keeps_state = True
+    _few_per_player = 4
 
     def __init__(
         self,
         model: Callable[..., Any],
         masker: Any = None,
+        *,
         link: Callable[..., Any] = shap.links.identity,
         output_names: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
         seed: int | None = 0,
+        autocast: torch.dtype | None = None,
         index: str = "SII",
         order: int = 2,
         estimator: str = "auto",
         sampling: str | None = None,
-        autocast: torch.dtype | None = None,
-        feature_names: Sequence[str] | None = None,
-        linearize_link: bool = True,
-        algorithm: str = "auto",
     ) -> None:
         check_index(index, order)
         if estimator != "auto" and estimator not in INTERACTION_ESTIMATORS:
@@ -142,13 +135,11 @@ class InteractionShap(SampledExplainer):
         super().__init__(
             model,
             masker,
-            link,
-            output_names,
-            seed,
-            autocast,
-            feature_names,
-            linearize_link,
-            algorithm,
+            link=link,
+            output_names=output_names,
+            feature_names=feature_names,
+            seed=seed,
+            autocast=autocast,
         )
         self.index, self.order = index, int(order)
         self.estimator, self.sampling = estimator, sampling
@@ -165,28 +156,17 @@ class InteractionShap(SampledExplainer):
     def _auto_budget(self, n_players: int) -> int:
         return int(min(2 ** min(n_players, 60), max(1000, 20 * n_players)))
 
-    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
+    def _plan(self, n_players: int, budget: int, seed: int) -> Plan:
         return interaction_estimator(
-            n_players,
-            budget,
-            self.index,
-            self.order,
-            self.estimator,
-            seed,
-            self.sampling,
+            n_players, budget, self.index, self.order, self.estimator, seed, self.sampling
         )
 
-    def _estimated(self, estimator: Any, values: NDArray[np.float64], n_guides: int) -> Estimate:
-        found: Interactions = with_guides(estimator, values, n_guides)
-        return _WithInteractions(
-            found.values[0],
-            found.error_std[0],
-            found.base_values,
-            found.full_values,
-            found.n_coalitions,
-            found.exact,
-            found,
-        )
+    def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        return guides_of_a_process(full, self.estimator)
+
+    def _report(self, estimators: Sequence[Any]) -> dict[str, list[Any]]:
+        found: list[Interactions] = [e.estimate() for e in estimators]
+        return {"estimates": [f.of_order_1() for f in found], "interactions": found}
 
     def _numbers_per_output(self, n_players: int) -> int:
         # Values and errors; the faces make matrices of the pairs, and may return their errors.
@@ -232,40 +212,23 @@ class InteractionShap(SampledExplainer):
             Only if asked for; see :meth:`Interactions.matrix`. Zeros for ids of the feature
             mask that an example lacks.
         """
-        with self._alone():
-            attributions = super().attribute(
-                inputs,
-                baselines,
-                target,
-                additional_forward_args,
-                feature_mask,
-                n_samples,
-                perturbations_per_eval,
-                return_input_shape,
-                show_progress,
-            )
-            found, ids_of_players = self.found(), self._ids
-        if not (return_convergence_delta or return_interactions):
-            return attributions
-        first = inputs[0] if isinstance(inputs, tuple) else inputs
-        results: list[Any] = [attributions]
+        asked = self._asked(
+            inputs,
+            baselines,
+            additional_forward_args,
+            feature_mask,
+            n_samples,
+            perturbations_per_eval,
+        )
+        found = self._attributed(replace(asked, target=plain_target(target)), show_progress)
+        self.last_run = found.run
+        results = [found.attributions(isinstance(inputs, tuple), return_input_shape)]
         if return_convergence_delta:
-            gaps = [_total(f) - (f.full_values - f.base_values)[0] for f in found]
-            results.append(torch.tensor(gaps, dtype=torch.float32, device=first.device))
+            gaps = [_total(f) - (f.full_values - f.base_values)[0] for f in found.run.interactions]
+            results.append(torch.tensor(gaps, dtype=torch.float32, device=found.inputs[0].device))
         if return_interactions:
-            m = 1 + max(int(ids.max()) for ids in ids_of_players)
-            if len(found) * m**2 * 8 > _shap.MAX_BYTES:
-                raise bad(
-                    "feature_mask",
-                    f"ids up to {m - 1}, whose pairs take {len(found) * m**2 / 2**27:.1f} GiB",
-                    f"at most {_shap.MAX_BYTES / 2**30:g} GiB",
-                    "found() gives the interactions of the players that occur.",
-                )
-            table = np.zeros((len(found), m, m))
-            for row, f, ids in zip(table, found, ids_of_players, strict=True):
-                row[np.ix_(ids, ids)] = f.matrix()[:, :, 0]
-            results.append(torch.from_numpy(table).to(first.device))
-        return tuple(results)
+            results.append(_matrices(found))
+        return tuple(results) if len(results) > 1 else results[0]
 
     def compute_convergence_delta(
         self,
@@ -325,12 +288,12 @@ class InteractionShap(SampledExplainer):
                 "only max_evals, error_bounds, batch_size, outputs and silent",
                 "Main effects are on the diagonal of the values.",
             )
-        with self._alone():
-            result = self._explain(args, max_evals, batch_size, outputs, silent, per_player=True)
-            found = self.found()
+        result = self._explain(args, max_evals, batch_size, outputs, silent, per_player=True)
+        self._remember(result)
+        found = result.run.interactions
         matrices = [f.matrix() for f in found]
         stds = [f.matrix_std() for f in found] if error_bounds else None
-        return _shap.player_explanation(result, self.feature_names, matrices, stds)
+        return player_explanation(result, self.feature_names, matrices, stds)
 
     def shap_interaction_values(
         self,
@@ -360,15 +323,25 @@ class InteractionShap(SampledExplainer):
 
         Takes the arguments of :meth:`__call__`.
         """
-        with self._alone():
-            self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
-            return self.found()
+        result = self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
+        self._remember(result)
+        return result.run.interactions
 
-    def found(self) -> list[Interactions]:
-        """Interactions of the last explanation, whichever method gave it."""
-        if self.last_run is None:
-            raise bad("found", "no explanation", "one to be made first")
-        return [e.interactions for e in self.last_run.estimates]  # type: ignore[attr-defined]
+
+def _matrices(found: Attributed) -> Tensor:
+    """Pairs (N, M, M) of the ids of a feature mask, for the first output."""
+    n, m = len(found.ids), 1 + max(int(ids.max()) for ids in found.ids)
+    if n * m**2 * 8 > MAX_BYTES:
+        raise bad(
+            "feature_mask",
+            f"ids up to {m - 1}, whose pairs take {n * m**2 / 2**27:.1f} GiB",
+            f"at most {MAX_BYTES / 2**30:g} GiB",
+            "last_run.interactions has the interactions of the players that occur.",
+        )
+    table = np.zeros((n, m, m))
+    for row, ids, interactions in zip(table, found.ids, found.run.interactions, strict=True):
+        row[np.ix_(ids, ids)] = interactions.matrix()[:, :, 0]
+    return torch.from_numpy(table).to(found.inputs[0].device)
 
 
 def _total(found: Interactions) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from .._validation import check_memory, checked, finite, said, whole
 from ..errors import PatchShapError, bad
 from ..estimators import Estimate, OwenForest
+from ..estimators.base import Estimator
 from ..game import Game
 from ..masking.coalition_inputs import CoalitionInputs
 from ..players.trees import MOST_COMPACT, PartitionTree, axis_tree, bpt_tree, linkage_tree
+from ..targets.outputs import leading_outputs
 from .base import PatchExplainer
 
 __all__ = ["OwenBPT"]
@@ -32,8 +34,6 @@ _WHEN_TREES_BEGIN = (
     "The second tree begins after 100 evaluations, each further one after three times as many."
 )
 _BYTES_OF_AN_EVALUATION = 800  # of the branches that it opens, whatever the outputs
-# Coalitions of one round of a batch of images are held at once.
-_MAX_BYTES = 2**26
 
 
 class OwenBPT(PatchExplainer):
@@ -59,8 +59,12 @@ class OwenBPT(PatchExplainer):
         shap's link function, applied to the values of the game.
     output_names : sequence of str, optional
         One name for each output.
+    feature_names : sequence of str, optional
+        Names of the players, for :meth:`explain_players`.
     seed : int or None
         Accepted for a common interface: nothing here is drawn at random.
+    autocast : torch.dtype, optional
+        Run a model that is a module under ``torch.autocast``, as in ``torch.bfloat16``.
     hierarchy : {"bpt", "axis"}, scipy linkage, PartitionTree, or a list of these
         The tree of the players: data-aware, or axis-aligned halves, or any linkage
         (n - 1, 4) over the players. Values are averaged over the trees of a list. The
@@ -78,7 +82,7 @@ class OwenBPT(PatchExplainer):
         How much the data-aware trees prefer round regions; see
         :func:`~xai_patchshap.players.trees.bpt_tree`. With ``n_trees=1``, 0 gives the published
         method.
-    guides : int
+    n_guides : int
         The outputs that decide what is refined: this many that are largest on the whole
         input, whatever outputs are explained. The r-th largest has weight 1/r^2. To explain
         an output that is not among the largest, raise it.
@@ -86,12 +90,6 @@ class OwenBPT(PatchExplainer):
         Keep what was computed: a call with the same input and a larger budget continues
         where the last one stopped, with the result that the larger budget would have had;
         a smaller budget returns what is known already.
-    autocast : torch.dtype, optional
-        Run a model that is a module under ``torch.autocast``, as in ``torch.bfloat16``.
-    feature_names : sequence of str, optional
-        Names of the players, for :meth:`explain_players`.
-    linearize_link, algorithm
-        Accepted because ``shap.Explainer`` passes them; without effect.
 
     Attributes
     ----------
@@ -130,46 +128,39 @@ class OwenBPT(PatchExplainer):
     [1024, 1024]
     """
 
-    _keeps_state = True
-
     @checked(
         n_trees=whole(1, _MOST_TREES, mend=_WHEN_TREES_BEGIN),
         compactness=finite(least=0, below=MOST_COMPACT),
-        guides=whole(1),
+        n_guides=whole(1),
     )
     def __init__(
         self,
         model: Callable[..., Any],
         masker: Any = None,
+        *,
         link: Callable[..., Any] = shap.links.identity,
         output_names: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
         seed: int | None = 0,
+        autocast: torch.dtype | None = None,
         hierarchy: Any = "bpt",
         n_trees: int = 4,
         compactness: float = 1.0,
-        guides: int = 5,
+        n_guides: int = 5,
         warm_start: bool = False,
-        autocast: torch.dtype | None = None,
-        feature_names: Sequence[str] | None = None,
-        linearize_link: bool = True,
-        algorithm: str = "auto",
     ) -> None:
         _kinds(hierarchy)
         super().__init__(
             model,
             masker,
-            link,
-            output_names,
-            seed,
-            autocast,
-            feature_names,
-            linearize_link,
-            algorithm,
+            link=link,
+            output_names=output_names,
+            feature_names=feature_names,
+            seed=seed,
+            autocast=autocast,
         )
-        # Numbers of numpy, as uint8, would overflow.
-        self.hierarchy, self.n_trees, self.compactness = hierarchy, int(n_trees), float(compactness)
-        self.guides, self.warm_start = int(guides), warm_start
-        self.trees: list[list[PartitionTree]] = []
+        self.hierarchy, self.n_trees, self.compactness = hierarchy, n_trees, compactness
+        self.n_guides, self.warm_start = n_guides, warm_start
         self._kept: dict[int, tuple[tuple[Any, ...], OwenForest]] = {}
 
     @classmethod
@@ -185,75 +176,73 @@ class OwenBPT(PatchExplainer):
     def _auto_budget(self, n_players: int) -> int:
         return 500
 
+    @property
+    def trees(self) -> list[list[PartitionTree]]:
+        """The trees of each example of the last explanation."""
+        return [] if self.last_run is None else self.last_run.trees
+
     def _options(self) -> dict[str, Any]:
-        names = ("hierarchy", "n_trees", "compactness", "guides", "warm_start")
+        names = ("hierarchy", "n_trees", "compactness", "n_guides", "warm_start")
         return {**super()._options(), **{name: getattr(self, name) for name in names}}
 
     def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.argsort(-full, axis=1, kind="stable")[:, : self.guides]
+        return leading_outputs(full, self.n_guides)
 
-    def _run(self, game: Game, *arguments: Any) -> list[Estimate]:
-        self.trees = []
-        n = game.bound.n_examples if self.warm_start else 0
-        self._kept = {i: kept for i, kept in self._kept.items() if i < n}
-        return super()._run(game, *arguments)
+    def _estimators(
+        self, game: Game, budgets: Mapping[int, int], prediction: Any
+    ) -> dict[int, Estimator]:
+        estimators: dict[int, _Growing] = {}
+        for i, budget in budgets.items():
+            key = self._key(game, i) if self.warm_start else ()
+            # Taken out: no other thread goes on with it.
+            kept = self._kept.pop(i, None) if self.warm_start else None
+            if kept is not None and _same(kept[0], key):
+                forest = kept[1]
+                forest.tell(np.zeros((0, game.n_outputs)))  # what it asked for before a failure
+                estimators[i] = _Growing(game, i, budget, key, forest)
+            else:
+                trees, growers = self._plant(game.request.inputs, i)
+                estimators[i] = _Growing(game, i, budget, key, None, trees, growers)
+        self._check_memory_of_branches(estimators, budgets, game.n_outputs)
+        return dict(estimators)
 
-    def _solve(
-        self,
-        game: Game,
-        examples: Sequence[int],
-        full: NDArray[np.float64],
-        budgets: Sequence[int],
-    ) -> list[Estimate]:
-        n_outputs = full.shape[1] - game.n_guides
-        forests: dict[int, OwenForest] = {}
-        keys: dict[int, tuple[Any, ...]] = {}
-        for i in examples if self.warm_start else ():
-            columns = None if game.columns is None else game.columns[i].tolist()
-            settings = (columns, game.question, *self._settings())
-            keys[i] = ([t.clone() for t in _parts(game.bound, i)], full[i], settings)
-            kept = self._kept.get(i)
-            if kept is not None and _same(kept[0], keys[i]):
-                forests[i] = kept[1]
-                forests[i].tell(full[:0])  # what an earlier call asked for before it failed
-        fresh = [i for i in examples if i not in forests]
-        planted = {i: self._plant(game.bound, i) for i in fresh}
-        empty = {i: np.zeros((1, game.bound.n_players[i]), dtype=bool) for i in fresh}
-        base = game.evaluate(empty) if fresh else {}
-        for i in fresh:
-            if not len(base[i]):
-                raise KeyboardInterrupt  # too early for any answer
-            guides = range(n_outputs, full.shape[1]) if game.n_guides else None
-            weights = [1 / rank**2 for rank in range(1, game.n_guides + 1)] or None
-            trees, growers = planted[i]
-            forests[i] = OwenForest(trees, base[i][0], full[i], guides, weights, growers)
-        budget = dict(zip(examples, budgets, strict=True))
-        self._check_memory(forests, budget, full.shape[1])
-        # Rounds grow with the budget: what they take in memory must not.
-        most = max(16, _MAX_BYTES // (max(game.bound.n_players) * len(budget)))
-        while not game.interrupted:
-            left = {i: min(most, budget[i] - f.n_coalitions) for i, f in forests.items()}
-            asked = {i: f.ask(left[i]) for i, f in forests.items()}
-            asked = {i: coalitions for i, coalitions in asked.items() if len(coalitions)}
-            if not asked:
-                break
-            for i, values in game.evaluate(asked).items():
-                forests[i].tell(values)
-        self._kept.update({i: (keys[i], forests[i]) for i in keys})
-        self.trees += [[r.tree for r in forests[i].refiners] for i in examples]
-        return [forests[i].estimate(n_outputs) for i in examples]
+    def _report(self, estimators: Sequence[_Growing]) -> dict[str, list[Any]]:
+        return {
+            "estimates": [e.estimate() for e in estimators],
+            "trees": [e.trees for e in estimators],
+        }
 
-    def _check_memory(
-        self, forests: dict[int, OwenForest], budget: dict[int, int], n_outputs: int
+    def _put_away(self, game: Game, estimators: Mapping[int, _Growing]) -> None:
+        if not self.warm_start:
+            return
+        n = len(game.n_players)
+        kept = {i: (e.key, e.forest) for i, e in estimators.items() if e.forest is not None}
+        self._kept = {i: k for i, k in {**self._kept, **kept}.items() if i < n}
+
+    def _key(self, game: Game, i: int) -> tuple[Any, ...]:
+        """What the values of an example depend on: the same key, the same game."""
+        request = game.request
+        columns = None if request.columns is None else request.columns[i].tolist()
+        # Further arguments of the model make every call a new question.
+        question = None if request.repeatable else object()
+        names = ("model", "link", "seed", "hierarchy", "n_trees", "compactness", "n_guides")
+        settings = (columns, question, *(getattr(self, name) for name in names))
+        assert game.full_values is not None
+        parts = [t.clone() for t in _parts(request.inputs, i)]
+        return parts, game.full_values[i], settings
+
+    def _check_memory_of_branches(
+        self, estimators: Mapping[int, _Growing], budgets: Mapping[int, int], n_outputs: int
     ) -> None:
         """Raise unless all branches that the budget can open fit into memory."""
         each = 16 * n_outputs + _BYTES_OF_AN_EVALUATION
         most = 0
-        for i, forest in forests.items():
-            trees = [r.tree for r in forest.refiners]
-            # A small budget fits any tree: counting takes time.
-            of_trees = self.n_trees * sum(t.n_coalitions for t in trees if each * budget[i] > 2**27)
-            most += budget[i] if each * budget[i] <= 2**27 else int(min(budget[i], of_trees))
+        for i, budget in budgets.items():
+            if each * budget <= 2**27:  # a small budget fits any tree: counting takes time
+                most += budget
+            else:
+                of_trees = self.n_trees * sum(t.n_coalitions for t in estimators[i].trees)
+                most += int(min(budget, of_trees))
         check_memory(
             "budget",
             f"{said(most)} evaluations of {n_outputs:,} outputs",
@@ -261,11 +250,6 @@ class OwenBPT(PatchExplainer):
             "Lower it (n_samples= or max_evals=), choose some outputs with outputs=, or fewer "
             "players.",
         )
-
-    def _settings(self) -> tuple[Any, ...]:
-        """What else a kept state depends on."""
-        names = ("model", "link", "seed", "hierarchy", "n_trees", "compactness", "guides")
-        return tuple(getattr(self, name) for name in names)
 
     def _plant(self, bound: CoalitionInputs, i: int) -> tuple[list[PartitionTree], list[Grower]]:
         """The first trees of one example, and what grows the later ones."""
@@ -287,6 +271,52 @@ class OwenBPT(PatchExplainer):
         for tree in trees:
             distinct.setdefault(tree.children.tobytes(), tree)
         return list(distinct.values()), growers * (self.n_trees - 1)
+
+
+class _Growing:
+    """The Owen values of one example: the empty coalition first, then what its forest asks."""
+
+    def __init__(
+        self,
+        game: Game,
+        i: int,
+        budget: int,
+        key: tuple[Any, ...],
+        forest: OwenForest | None,
+        trees: Sequence[PartitionTree] = (),
+        growers: Sequence[Grower] = (),
+    ) -> None:
+        assert game.full_values is not None
+        self.key, self.forest = key, forest
+        self._n_players, self._budget = game.n_players[i], budget
+        self._full, self._n_guides = game.full_values[i], game.request.n_guides
+        self._trees, self._growers = list(trees), growers
+
+    @property
+    def trees(self) -> list[PartitionTree]:
+        return self._trees if self.forest is None else [r.tree for r in self.forest.refiners]
+
+    def ask(self, most: int) -> NDArray[np.bool_]:
+        if self.forest is None:
+            return np.zeros((1, self._n_players), dtype=bool)
+        # What was spent on it in earlier calls counts.
+        return self.forest.ask(min(most, self._budget - self.forest.n_coalitions))
+
+    def tell(self, values: NDArray[np.float64]) -> None:
+        if self.forest is not None:
+            self.forest.tell(values)
+        elif len(values):
+            n_outputs = len(self._full)
+            guides = range(n_outputs - self._n_guides, n_outputs) if self._n_guides else None
+            weights = [1 / rank**2 for rank in range(1, self._n_guides + 1)] or None
+            self.forest = OwenForest(
+                self._trees, values[0], self._full, guides, weights, self._growers
+            )
+
+    def estimate(self) -> Estimate:
+        if self.forest is None:
+            raise bad("values", "none", "that of the empty coalition at least")
+        return self.forest.estimate(len(self._full) - self._n_guides)
 
 
 def _tree(

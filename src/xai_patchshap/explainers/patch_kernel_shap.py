@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import shap
 import torch
+from numpy.typing import NDArray
 
 from .._validation import checked, finite, maybe, one_of
-from ..estimators import SHAPLEY_ESTIMATORS, check_sampling, shapley_estimator
-from .sampled import SampledExplainer
+from ..estimators import SHAPLEY_ESTIMATORS, Plan, check_sampling, shapley_estimator
+from ..targets.outputs import guides_of_a_process
+from .base import PatchExplainer
 
 __all__ = ["PatchKernelShap"]
 
 
-class PatchKernelShap(SampledExplainer):
+class PatchKernelShap(PatchExplainer):
     r"""Shapley values of patches, superpixels or any groups of input elements.
 
     Exact when the budget reaches :math:`2^n` coalitions; otherwise a regression on pairs of
@@ -40,23 +43,13 @@ class PatchKernelShap(SampledExplainer):
         shap's link function, applied to the values of the game.
     output_names : sequence of str, optional
         One name for each output.
+    feature_names : sequence of str, optional
+        Names of the players, for :meth:`explain_players`.
     seed : int or None
         Chooses the coalitions; the same seed gives the same numbers whatever the batch
         size. ``None`` draws fresh ones every time.
-    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
-        How coalitions are chosen; by default as suits the estimator. ``"a-optimal"``
-        (:class:`~xai_patchshap.estimators.DesignedPairs`) is for the Gaussian process, the others
-        (:class:`~xai_patchshap.estimators.PairSampler`) for both.
-    tolerance : float, optional
-        Stop before the budget is spent once the largest standard error of an example's
-        explained outputs is at most this. As one standard error it is no bound: about one
-        value in three is further off.
     autocast : torch.dtype, optional
         Run a model that is a module under ``torch.autocast``, as in ``torch.bfloat16``.
-    feature_names : sequence of str, optional
-        Names of the players, for :meth:`explain_players`.
-    linearize_link, algorithm
-        Accepted because ``shap.Explainer`` passes them; without effect.
     estimator : {"auto", "gaussian-process", "kernel-shap"}
         How values are read from the sample. The Gaussian process
         (:class:`~xai_patchshap.estimators.GaussianProcessShap`) needs far fewer evaluations for
@@ -66,6 +59,14 @@ class PatchKernelShap(SampledExplainer):
         :class:`~xai_patchshap.estimators.KernelShap` takes no time at all for hundreds of players,
         which pays for models that are faster still. ``"auto"`` is the former up to 256 players
         and 8,192 evaluations, and the latter beyond.
+    sampling : {"a-optimal", "modified_l2", "leverage", "kernel"}, optional
+        How coalitions are chosen; by default as suits the estimator. ``"a-optimal"``
+        (:class:`~xai_patchshap.estimators.DesignedPairs`) is for the Gaussian process, the others
+        (:class:`~xai_patchshap.estimators.PairSampler`) for both.
+    tolerance : float, optional
+        Stop before the budget is spent once the largest standard error of an example's
+        explained outputs is at most this. As one standard error it is no bound: about one
+        value in three is further off.
 
     Attributes
     ----------
@@ -104,33 +105,32 @@ class PatchKernelShap(SampledExplainer):
     (2, 16, 10)
     """
 
+    _few_per_player = 4
+
     @checked(estimator=one_of(*SHAPLEY_ESTIMATORS), tolerance=maybe(finite(above=0)))
     def __init__(
         self,
         model: Callable[..., Any],
         masker: Any = None,
+        *,
         link: Callable[..., Any] = shap.links.identity,
         output_names: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
         seed: int | None = 0,
+        autocast: torch.dtype | None = None,
+        estimator: str = "auto",
         sampling: str | None = None,
         tolerance: float | None = None,
-        autocast: torch.dtype | None = None,
-        feature_names: Sequence[str] | None = None,
-        linearize_link: bool = True,
-        algorithm: str = "auto",
-        estimator: str = "auto",
     ) -> None:
         check_sampling(sampling, estimator)
         super().__init__(
             model,
             masker,
-            link,
-            output_names,
-            seed,
-            autocast,
-            feature_names,
-            linearize_link,
-            algorithm,
+            link=link,
+            output_names=output_names,
+            feature_names=feature_names,
+            seed=seed,
+            autocast=autocast,
         )
         self.sampling, self.tolerance, self.estimator = sampling, tolerance, estimator
 
@@ -140,8 +140,11 @@ class PatchKernelShap(SampledExplainer):
         return "Patch Kernel Shap"
 
     def _options(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("sampling", "tolerance", "estimator")}
+        own = {name: getattr(self, name) for name in ("estimator", "sampling", "tolerance")}
         return {**super()._options(), **own}
 
-    def _estimator(self, n_players: int, budget: int, seed: int) -> Any:
+    def _plan(self, n_players: int, budget: int, seed: int) -> Plan:
         return shapley_estimator(n_players, budget, seed, self.sampling, self.estimator)
+
+    def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
+        return guides_of_a_process(full, self.estimator)

@@ -149,6 +149,7 @@ class Explainer(shap.Explainer):
         return shap.Explainer.load(in_file, *args, **kwargs)
 
 
+_OF_SHAP = ("algorithm", "linearize_link")  # without meaning for explainers of this package
 _SIGNATURE = inspect.signature(Explainer.__init__)
 _SHARED = [name for name in _SIGNATURE.parameters if name not in ("self", "seed", "options")]
 
@@ -218,7 +219,8 @@ def _dispatch(explainer: Any, given: Mapping[str, Any]) -> bool:
         _check_pipeline(given)
         return False
     explainer.__class__ = kind
-    explainer.__init__(**{name: given[name] for name in given if name != "algorithm"})
+    ours = {name: value for name, value in given.items() if name not in _OF_SHAP}
+    explainer.__init__(**ours)
     return True
 
 

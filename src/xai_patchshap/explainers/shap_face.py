@@ -8,20 +8,34 @@ from typing import Any
 
 import numpy as np
 import shap
-from torch import nn
+import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._validation import whole
+from .._validation import whole as whole_number
 from ..errors import bad
-from ..game import Game
+from ..game import Request
+from ..masking.coalition_inputs import CoalitionInputs
 from ..models.batch import BatchModel
-from . import shap_conventions as _shap
-from .run import Runner
+from ..models.outputs import check_rows
+from ..targets.outputs import Ranked, check_outputs, choose_names, choose_outputs
+from .core import Core
+from .doubts import warn_of_scale
+from .explanations import (
+    Result,
+    check_feature_names,
+    check_size,
+    element_explanation,
+    player_explanation,
+    spread_values,
+)
+from .shap_inputs import as_images
+from .solve import Run
 
 __all__ = ["ShapFace"]
 
 
-class ShapFace(Runner):
+class ShapFace(Core):
     """What makes an explainer a shap explainer."""
 
     # Seconds before a progress bar appears, as in shap.
@@ -80,7 +94,8 @@ class ShapFace(Runner):
                 "Leave it out, or use shap's own explainers with the masker.",
             )
         result = self._explain(args, max_evals, batch_size, outputs, silent)
-        return _shap.element_explanation(result, error_bounds, self.feature_names)
+        self._remember(result)
+        return element_explanation(result, error_bounds, self.feature_names)
 
     def explain_players(
         self,
@@ -103,7 +118,8 @@ class ShapFace(Runner):
             mean intensity of each player, ``feature_names`` the players.
         """
         result = self._explain((x,), max_evals, batch_size, outputs, silent, per_player=True)
-        return _shap.player_explanation(result, self.feature_names)
+        self._remember(result)
+        return player_explanation(result, self.feature_names)
 
     def shap_values(
         self,
@@ -136,10 +152,11 @@ class ShapFace(Runner):
         if ranked_outputs is not None:
             if outputs is not None:
                 raise bad("outputs", "both outputs and ranked_outputs", "one of them")
-            outputs = _shap.Ranked(ranked_outputs, output_rank_order)
+            outputs = Ranked(ranked_outputs, output_rank_order)
         result = self._explain((x,), max_evals, batch_size, outputs, silent)
-        values = _shap.spread_values(result, result.images.given_layout)
-        return values if ranked_outputs is None else (values, result.outputs)
+        self._remember(result)
+        values = spread_values(result, result.images.given_layout)
+        return values if ranked_outputs is None else (values, result.run.outputs)
 
     def explain_row(
         self,
@@ -155,7 +172,8 @@ class ShapFace(Runner):
         """One row, in the dictionary that ``shap.Explainer.__call__`` assembles."""
         rows = tuple(a[None] if isinstance(a, np.ndarray) else [a] for a in row_args)
         result = self._explain(rows, max_evals, batch_size, outputs, silent)
-        explanation = _shap.element_explanation(result, error_bounds)
+        self._remember(result)
+        explanation = element_explanation(result, error_bounds)
         shape = result.images.data.shape[1:]
         values = explanation.values[0]
         values = values.reshape(int(np.prod(shape)), *values.shape[len(shape) :])
@@ -177,21 +195,10 @@ class ShapFace(Runner):
         outputs: Any,
         silent: bool,
         per_player: bool = False,
-    ) -> _shap.Result:
+    ) -> Result:
         """The shap face up to the point where values get a shape."""
-        with self._alone():
-            return self._result(args, max_evals, batch_size, outputs, silent, per_player)
-
-    def _result(
-        self,
-        args: tuple[Any, ...],
-        max_evals: Any,
-        batch_size: Any,
-        outputs: Any,
-        silent: bool,
-        per_player: bool,
-    ) -> _shap.Result:
         started = time.perf_counter()
+        outputs = check_outputs(outputs, self.output_names)
         if len(args) != 1:
             raise bad(
                 "arguments",
@@ -201,57 +208,87 @@ class ShapFace(Runner):
             )
         played = self._game_model
         is_module = isinstance(played, nn.Module)
-        images = _shap.as_images(args[0], self.masker.layout, for_module=is_module)
+        images = as_images(args[0], self.masker.layout, for_module=is_module)
         model = BatchModel(played, hands=images.dtype, autocast=self.autocast)
-        bound, players = self.masker.prepare(
+        inputs, players = self.masker.prepare(
             images.x, images.layout, self.model_patch_size, images.data
         )
-        limit = None
-        self._warn_of_scale(images.x)
-        if max_evals != "auto":
-            self._check_budget("max_evals", max_evals, bound.n_backgrounds)
-            limit = int(max_evals)
-        if batch_size == "auto":
-            batch_size = 16 if model.device is None or model.device.type == "cpu" else 128
-        else:
-            whole(1)("batch_size", batch_size)
+        warn_of_scale(self.model, (images.x,))
+        limit = self._check_budget("max_evals", max_evals, inputs.n_backgrounds)
+        inputs = inputs.to(model.device, model.memory_format)
+        rows = self._rows(batch_size, model)
         bar = None
         if not silent:
             bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=self._bar_delay)
-        game = Game(
-            lambda inputs, _: model(inputs),
-            bound.to(model.device, model.memory_format),
-            int(batch_size),
-            link=self._game_link,
-        )
-        game.by_size = self._drops_tokens
         with model.running():
-            raw = game.full_values(linked=False)
-            chosen = _shap.choose_outputs(outputs, raw, game.is_scalar)
-            guides = None if game.is_scalar else self._guide_columns(raw)
-            n_explained = raw.shape[1] if chosen is None else chosen.shape[1]
-            kept = chosen
-            if guides is not None:
-                if chosen is None:
-                    kept = np.broadcast_to(np.arange(n_explained), raw.shape)
-                kept = np.concatenate([kept, guides], axis=1)
-            if kept is not None:
-                game.select(kept, 0 if guides is None else guides.shape[1])
-                raw = np.take_along_axis(raw, kept, axis=1)
-            game.explained = chosen
-            full = game.linked(raw)  # outputs that nobody asked for need no link
+            begun = time.perf_counter()
+            whole, prediction = self._look(model, inputs, rows)
+            looked = time.perf_counter() - begun
+            request, names = self._request_of(inputs, whole, outputs, rows)
             # What can still be wrong is found now, not after the budget is spent.
-            names = _shap.choose_names(self.output_names, chosen, game.n_outputs, game.is_scalar)
             if not per_player:
-                _shap.check_size(images.data, n_explained)
+                check_size(images.data, request.n_explained)
             if per_player or images.layout is None:
-                _shap.check_feature_names(self.feature_names, bound.n_players)
-            self._warn_of_doubts("max_evals", limit, bound, self.masker.players is None)
-            estimates = self._run(game, full, limit, started, bar)
-        result = _shap.Result(
-            images, players, estimates, chosen, game.is_scalar, names, time.perf_counter() - started
+                check_feature_names(self.feature_names, inputs.n_players)
+            by_default = self.masker.players is None
+            self._warn_of_doubts("max_evals", limit, inputs, by_default)
+            run = self._run(lambda xs, _: model(xs), request, prediction, limit, bar)
+        run["model_seconds"] += looked
+        run["seconds"] = time.perf_counter() - started
+        return Result(images, players, Run(**run), whole.dim() == 1, names)
+
+    def _rows(self, batch_size: Any, model: BatchModel) -> int:
+        """Rows in one call of the model."""
+        if batch_size == "auto":
+            return 16 if model.device is None or model.device.type == "cpu" else 128
+        return int(whole_number(1)("batch_size", batch_size))
+
+    def _look(
+        self, model: BatchModel, inputs: CoalitionInputs, rows: int
+    ) -> tuple[Tensor, list[Any]]:
+        """What the model says of the whole inputs (N, K) or (N,), and what more is predicted."""
+        (x,) = inputs.inputs
+        parts: list[Tensor] = []
+        predictions = []
+        for start in range(0, len(x), rows):
+            some = x[start : start + rows]
+            output, prediction = self._first_look(model, (some,), ())
+            known = parts[0].numel() // len(parts[0]) if parts else None
+            check_rows(output, len(some), known)
+            # A copy: the model may write its next output into the same memory.
+            parts.append(output.detach().clone())
+            predictions.append(prediction)
+        return torch.cat(parts), predictions
+
+    def _request_of(
+        self, inputs: CoalitionInputs, whole: Tensor, outputs: Any, rows: int
+    ) -> tuple[Request, Any]:
+        """The game of the outputs that are chosen, and their names."""
+        is_scalar = whole.dim() == 1
+        scores = whole.double().cpu().numpy().reshape(len(whole), -1)
+        chosen = choose_outputs(outputs, scores, is_scalar)
+        names = choose_names(self.output_names, chosen, scores.shape[1], is_scalar)
+        guides = None if is_scalar else self._guide_columns(scores)
+        columns = chosen
+        if guides is not None:
+            every = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+            columns = np.concatenate([every if chosen is None else chosen, guides], axis=1)
+        request = Request(
+            inputs,
+            whole,
+            columns,
+            0 if guides is None else guides.shape[1],
+            every_output=chosen is None,
+            link=self._game_link,
+            batch_size=rows,
+            by_size=self._drops_tokens,
         )
+        return request, names
+
+    def _remember(self, result: Result) -> None:
+        """Keep what a public method found."""
+        run = result.run
         # An average over examples makes sense only where all explain the same outputs.
-        same = chosen is None or bool((chosen == chosen[0]).all())
+        same = run.outputs is None or bool((run.outputs == run.outputs[0]).all())
+        self.last_run = run
         self.expected_value = result.base_values.mean(axis=0) if same else None
-        return result

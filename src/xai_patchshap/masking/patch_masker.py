@@ -203,6 +203,20 @@ class PatchMasker(shap.maskers.Masker):
             for i, s in enumerate(specs)
         ]
 
+    def __repr__(self) -> str:
+        return f"PatchMasker({', '.join(self.described())})"
+
+    def described(self) -> list[str]:
+        """What was chosen, as short text: players, background, layout, hierarchy."""
+        shown = [] if self.players is None else [f"players={_short(self.players)}"]
+        shown.append(f"background={_short(self.background)}")
+        if self.layout != "auto":
+            shown.append(f"layout={self.layout}")
+        clustering = getattr(self, "clustering", None)
+        if clustering is not None:
+            shown.append(f"clustering={_short(clustering).lstrip('_')}")
+        return shown
+
     # ----- shap's masker protocol --------------------------------------------------------
 
     def _one(self, x: NDArray[Any] | Tensor) -> tuple[CoalitionInputs, Players]:
@@ -359,3 +373,16 @@ class PatchMasker(shap.maskers.Masker):
             "clustering": self._input_clustering,
             "seed": self.seed,
         }
+
+
+def _short(spec: Any) -> str:
+    """A choice as a person would say it; arrays by their shape."""
+    if isinstance(spec, str):
+        return spec
+    if isinstance(spec, np.ndarray | Tensor):
+        return f"{type(spec).__name__} {tuple(spec.shape)}"
+    if isinstance(spec, list):
+        return f"[{', '.join(map(_short, spec))}]"
+    if callable(spec):
+        return getattr(spec, "__name__", type(spec).__name__)
+    return repr(spec)

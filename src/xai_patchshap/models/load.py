@@ -224,12 +224,6 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
         raise bad("image", came, "gray or colour of 8 bits, or gray of 16", f"({error})") from error
 
 
-def outputs_called(names: Sequence[str] | None, name: str) -> list[int]:
-    """Indices of the outputs of that name, in any case; ImageNet's are lists of synonyms."""
-    wanted = name.lower()
-    return [i for i, n in enumerate(names or ()) if wanted in (n.lower(), *n.lower().split(", "))]
-
-
 @checked(
     size=maybe(pair(whole(1, unit=" pixels"))),
     channels=maybe(one_of(*_MODES)),

@@ -13,7 +13,7 @@ from torch.masked import MaskedTensor
 
 from ..errors import PatchShapError, bad, rename
 
-__all__ = ["as_scores", "mean_of_maps", "one_score_each"]
+__all__ = ["as_scores", "check_rows", "mean_of_maps", "one_score_each"]
 
 _EXPECTED = "one tensor or array of numbers, one row of scores for each image"
 _LIKELY = ("logits", "logits_per_image", "out", "scores", "pooler_output", "output", "pred")
@@ -79,6 +79,22 @@ def one_score_each(what: str, output: Any, n_rows: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise bad(f"output of {what}", "NaN or infinite numbers", "finite numbers")
     return values.ravel()
+
+
+def check_rows(scores: Tensor, n_rows: int, n_outputs: int | None = None) -> None:
+    """Raise unless scores are (n_rows, K) or (n_rows,), of so many outputs if that is known."""
+    shape = tuple(scores.shape)
+    if not (len(shape) in (1, 2) and shape[0] == n_rows and scores.numel()):
+        raise bad(
+            "model",
+            f"an output of shape {shape} for a batch of {n_rows}",
+            f"({n_rows}, K) or ({n_rows},), one row for each input",
+            f"Score each class of maps (N, K, ...) by its mean. {mean_of_maps(len(shape))}"
+            if len(shape) > 2 and shape[0] == n_rows
+            else "Wrap the model in a function that returns one row of scores per image.",
+        )
+    if n_outputs not in (None, scores.numel() // n_rows):
+        raise bad("model", f"{scores.numel() // n_rows} outputs", f"{n_outputs} as before")
 
 
 def mean_of_maps(n_axes: int) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._arrays import Layout, as_array, layout_of
 from ..errors import PatchShapError, bad
-from ..explainers.shap_conventions import named_explanation
+from ..explainers.explanations import named_explanation
 
 _Floats: TypeAlias = NDArray[np.float64]
 _Names: TypeAlias = list[str] | NDArray[np.str_]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import bad
+from ..base import Estimate
 from ..indices import bernoulli, check_index
 
 __all__ = ["Interactions", "k_sii_of_sii", "subsets"]
@@ -101,6 +102,17 @@ class Interactions:
     def n_outputs(self) -> int:
         """Number of outputs of the game."""
         return len(self.base_values)
+
+    def of_order_1(self) -> Estimate:
+        """The values of the players themselves."""
+        return Estimate(
+            self.values[0],
+            self.error_std[0],
+            self.base_values,
+            self.full_values,
+            self.n_coalitions,
+            self.exact,
+        )
 
     def subsets(self, order: int) -> NDArray[np.int64]:
         """Players (C(n_players, order), order) of each interaction of an order."""

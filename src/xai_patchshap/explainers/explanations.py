@@ -1,4 +1,4 @@
-"""shap's conventions for inputs, outputs and explanations, as arrays of the engine."""
+"""Explanations: players' values as ``shap.Explanation`` objects, per element or per player."""
 
 from __future__ import annotations
 
@@ -8,183 +8,54 @@ from typing import Any
 
 import numpy as np
 import shap
-import torch
 from numpy.typing import NDArray
-from shap.utils import OpChain
 from slicer import Obj
-from torch import Tensor
 
-from .._arrays import Layout, as_array, as_tensor, layout_of, stacked
-from .._validation import whole
-from ..errors import PatchShapError, bad, raised_by
+from ..errors import PatchShapError, bad
 from ..estimators import Estimate
 from ..players.grids import Players, player_means
+from .shap_inputs import Images
+from .solve import Run
 
-__all__ = ["Images", "Ranked", "Result"]
+__all__ = [
+    "PerImageExplanation",
+    "Result",
+    "element_explanation",
+    "named_explanation",
+    "player_explanation",
+]
+
 
 MAX_BYTES = 2**32
 
 
 @dataclass(frozen=True)
-class Images:
-    """A batch as the model takes it, ``x``, and as shap shows it, ``data``.
-
-    ``layout`` is that of ``x`` and ``given_layout`` the user's; None for rows (N, F), whose
-    ``columns`` may have names. ``dtype`` is the user's, where ``x`` has another or an array came.
-    """
-
-    x: Tensor
-    data: NDArray[Any]
-    layout: Layout | None
-    given_layout: Layout | None
-    columns: list[str] | None = None
-    dtype: np.dtype[Any] | torch.dtype | None = None
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """DeepExplainer's choice of outputs: the first ``n`` of each example by some order.
-
-    ``if_any``: a model with a single output has nothing to choose from, and that is all right.
-    """
-
-    n: int
-    order: str
-    if_any: bool = False
-
-
-@dataclass(frozen=True)
 class Result:
-    """Estimates of a batch and what it takes to shape them into an Explanation."""
+    """A run over a batch and what it takes to shape it into an Explanation."""
 
     images: Images
     players: list[Players]
-    estimates: list[Estimate]
-    outputs: NDArray[np.int64] | None
+    run: Run
     scalar: bool
     names: Any
-    seconds: float
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        return self.run.estimates
 
     def output_indices(self, i: int) -> NDArray[np.int64] | None:
         """Which outputs are explained for an example; None for a model with a single one."""
         if self.scalar:
             return None
-        if self.outputs is None:
+        if self.run.outputs is None:
             return np.arange(self.estimates[i].values.shape[1])
-        return np.asarray(self.outputs[i])
+        return np.asarray(self.run.outputs[i])
 
     @property
     def base_values(self) -> NDArray[np.float64]:
         """(N, K), or (N,) for a single output."""
         base = np.stack([e.base_values for e in self.estimates])
         return base[:, 0] if self.scalar else base
-
-
-def as_images(x: Any, layout: Any, *, for_module: bool) -> Images:
-    """Check a batch and bring it into the form that the model wants."""
-    columns = getattr(x, "columns", None)  # of a pandas DataFrame
-    given = stacked(x)
-    tensor = as_tensor(given, "images")
-    given = given if isinstance(given, Tensor) else np.asarray(given)
-    dtype: np.dtype[Any] | torch.dtype | None = given.dtype
-    if isinstance(dtype, np.dtype):
-        dtype = dtype.newbyteorder("=")
-    if given.ndim not in (2, 4):
-        hint = {
-            3: "One image alone needs a batch axis: x[None].",
-            5: "For volumes and clips use attribute(x, feature_mask=...), which takes any shape.",
-        }.get(given.ndim, "")
-        raise bad(
-            "images",
-            f"shape {tuple(given.shape)}",
-            "a batch of images, (N, H, W, C) or for tensors (N, C, H, W), or rows (N, F)",
-            hint,
-        )
-    if not len(given) or 0 in given.shape:
-        raise bad("images", f"an empty batch of shape {tuple(given.shape)}", "at least one example")
-    if isinstance(given, Tensor) and tensor.dtype == given.dtype:
-        dtype = None
-    if tensor.is_floating_point() and torch.isnan(tensor).any():
-        raise bad("images", "NaN", "numbers", "np.nan_to_num(x) replaces NaN.")
-    if given.ndim == 2:
-        if for_module and not tensor.is_floating_point():
-            tensor = tensor.float()
-        names = None if columns is None else [str(c) for c in columns]
-        return Images(tensor, as_array(tensor).copy(), None, None, names, dtype)
-    axes = layout_of(given, layout)
-    data = as_array(tensor if axes == "NHWC" else tensor.permute(0, 2, 3, 1)).copy()
-    if not for_module:
-        return Images(tensor, data, axes, axes, None, dtype)
-    if axes == "NHWC":
-        tensor = tensor.permute(0, 3, 1, 2)
-    return Images(tensor if tensor.is_floating_point() else tensor.float(), data, "NCHW", axes)
-
-
-def choose_outputs(
-    outputs: Any, full: NDArray[np.float64], is_scalar: bool
-) -> NDArray[np.int64] | None:
-    """Indices (N, k) of the outputs to explain; None for all of them."""
-    n, n_outputs = full.shape
-    if outputs is None:
-        return None
-    if isinstance(outputs, Ranked):
-        if is_scalar and outputs.if_any:
-            return None
-        if is_scalar:
-            raise bad("ranked_outputs", outputs.n, "None for a model with a single output")
-        key = {"max": -full, "min": full, "max_abs": -np.abs(full)}.get(outputs.order)
-        if key is None:
-            raise bad("output_rank_order", repr(outputs.order), "'max', 'min' or 'max_abs'")
-        whole(1)("ranked_outputs", outputs.n)
-        if outputs.n > n_outputs:
-            raise bad("ranked_outputs", outputs.n, f"1 to {n_outputs}, the outputs of the model")
-        return np.argsort(key, axis=1, kind="stable")[:, : outputs.n]
-    if isinstance(outputs, OpChain):
-        with raised_by("the operations in outputs"):
-            rows = [np.atleast_1d(outputs.apply(shap.Explanation(f)).values) for f in full]
-            index = np.stack(rows)
-    else:
-        each = outputs if isinstance(outputs, list | tuple) else [outputs]
-        if any(isinstance(one, str) for one in each):
-            mend = "explain_image takes names, as labels=."
-            raise bad("outputs", repr(outputs), "an index or a list of indices", mend)
-        index = as_array(as_tensor(outputs, "outputs"))
-        index = np.broadcast_to(np.atleast_1d(index), (n, index.size)) if index.ndim < 2 else index
-    if index.ndim != 2 or len(index) != n or not index.size or index.dtype.kind not in "iu":
-        raise bad(
-            "outputs",
-            f"{outputs!r}",
-            f"an index, a list of indices, or integers of shape ({n}, k)",
-        )
-    if index.min() < -n_outputs or index.max() >= n_outputs:
-        raise bad(
-            "outputs",
-            f"indices from {index.min()} to {index.max()}",
-            f"0 to {n_outputs - 1}, the outputs of the model",
-        )
-    # A model with a single output has it explained, whatever it is called.
-    return None if is_scalar else np.asarray(index % n_outputs, dtype=np.int64)
-
-
-def choose_names(
-    names: Sequence[str] | None,
-    chosen: NDArray[np.int64] | None,
-    n_outputs: int | None,
-    is_scalar: bool,
-) -> Any:
-    """Names of the explained outputs: (k,), or (N, k) where the examples differ."""
-    if is_scalar:
-        return None
-    if names is None:
-        if chosen is None:
-            return None
-        names = [f"Output {c}" for c in range(int(chosen.max()) + 1)]
-    elif len(names) != n_outputs:
-        raise bad("output_names", f"{len(names)} names", f"{n_outputs}, the outputs of the model")
-    table = np.array(names)
-    if chosen is None:
-        return list(table)
-    return list(table[chosen[0]]) if (chosen == chosen[0]).all() else table[chosen]
 
 
 def check_size(data: NDArray[Any], n_outputs: int) -> None:
@@ -237,7 +108,7 @@ def element_explanation(
         result.names,
         spread(result, stds, "NHWC") if error_bounds else None,
         feature_names=(list(names) if names else result.images.columns) if is_rows else None,
-        compute_time=result.seconds,
+        compute_time=result.run.seconds,
     )
 
 
@@ -343,5 +214,5 @@ def player_explanation(
         result.names,
         None if stds is None else pack(stds),
         feature_names=feature_names,
-        compute_time=result.seconds,
+        compute_time=result.run.seconds,
     )
