@@ -40,7 +40,7 @@ def test_explainers_of_patches_load_no_transformers_and_no_training():
         "explainer(np.ones((1, 4, 4, 3)), silent=True)"
     )
     assert {"xai_patchshap.explainers.owen_bpt", "torch", "shap"} <= loaded
-    assert not loaded & {"timm", "torchvision", "xai_patchshap.amortized"}
+    assert not loaded & {"timm", "torchvision", "torch._dynamo", "xai_patchshap.amortized"}
     assert not loaded & {"xai_patchshap.players.trees.merging", "xai_patchshap.plots"}
 
 

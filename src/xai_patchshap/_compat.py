@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from captum._utils.progress import progress
     from shap._serializable import Deserializer, Serializer
     from shap.utils._exceptions import InvalidAlgorithmError
+    from torch._compile import _disable_dynamo as not_compiled
 
 __all__ = [
     "BORROWED",
@@ -31,6 +32,7 @@ __all__ = [
     "Serializer",
     "format_forward_args",
     "loaded_classes",
+    "not_compiled",
     "progress",
     "select_targets",
     "show_versions",
@@ -49,6 +51,8 @@ BORROWED = {
         ("0.9.0",),
     ),
     "progress": ("captum._utils.progress", "progress", ("0.9.0",)),
+    # torch.compiler.disable would import the compiler there and then.
+    "not_compiled": ("torch._compile", "_disable_dynamo", ("2.14.1",)),
     "timm_vit": ("timm.models.vision_transformer", "VisionTransformer", ("1.0.26", "1.0.31")),
     "timm_eva": ("timm.models.eva", "Eva", ("1.0.26", "1.0.31")),
     "timm_beit": ("timm.models.beit", "Beit", ("1.0.26", "1.0.31")),

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .._compat import loaded_classes
+from .._compat import loaded_classes, not_compiled
 from ..errors import PatchShapError, bad
 from ..models.outputs import as_scores
 from ..models.vit_anatomy import patch_convolution, vit_patch_size
@@ -95,7 +95,7 @@ class TokenDropping(nn.Module):
         """The vision transformer in the model."""
         return _transformer(self.model)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def forward(self, x: Tensor, *extra: Any) -> Any:
         """Outputs (B, K) for images (B, C, H, W) in which hidden patches are NaN."""
         vit = self.transformer
