@@ -61,6 +61,7 @@ else:
             "players",
             "plots",
             "samples",
+            "targets",
         ),
     )
 
