@@ -10,6 +10,7 @@ import inspect
 import io
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +30,7 @@ from xai_patchshap import (
     ViTShapleyAmortized,
 )
 from xai_patchshap.amortized import ShapleyViT
+from xai_patchshap.explainers import shap_face
 
 CLASSES = [PatchKernelShap, OwenBPT, InteractionShap, ViTShapleyAmortized]
 SIDE, N, K = 12, 9, 4  # pixels, players, outputs
@@ -480,7 +482,7 @@ def test_an_interruption_keeps_what_is_known(case):
 
 
 def test_silence(case, capsys, monkeypatch):
-    monkeypatch.setattr(case.kind, "_bar_delay", 0.0)
+    monkeypatch.setattr(shap_face, "bar_delay", ContextVar("bar_delay", default=0.0))
     case.call()
     case.players()
     case.make().shap_values(case.x, max_evals=BUDGET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextvars import ContextVar
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ from captum.testing.helpers.basic_models import BasicModel_MultiLayer_MultiInput
 from torch import nn
 
 from xai_patchshap import InteractionShap, PatchKernelShap, PatchMasker, PatchShapError
+from xai_patchshap.explainers import shap_face
 
 TOP3 = shap.Explanation.argsort.flip[:3]
 SIZE = 12
@@ -839,7 +841,7 @@ def test_interrupted_module_gets_its_mode_back():
 
 
 def test_silent_prints_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(PatchKernelShap, "_bar_delay", 0.0)
+    monkeypatch.setattr(shap_face, "bar_delay", ContextVar("bar_delay", default=0.0))
     explainer = PatchKernelShap(Net())
     explainer(photos(), max_evals=60, silent=True)
     explainer.explain_players(photos(), max_evals=60, silent=True)
@@ -851,7 +853,7 @@ def test_progress_bar(capsys, monkeypatch):
     explainer = PatchKernelShap(Net())
     explainer(photos(), max_evals=60)
     assert capsys.readouterr() == ("", "")  # it appears after ten seconds
-    monkeypatch.setattr(PatchKernelShap, "_bar_delay", 0.0)
+    monkeypatch.setattr(shap_face, "bar_delay", ContextVar("bar_delay", default=0.0))
     explainer(photos(), max_evals=60)
     shown = capsys.readouterr()
     assert not shown.out

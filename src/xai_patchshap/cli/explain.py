@@ -81,7 +81,6 @@ def _explain_each(settings: ExplainSettings, images: Sequence[tuple[str, Any]]) 
         readable.append((wanted, image, source, digest))
     if readable:
         task = started(settings)
-        task.explainer._bar_delay = 0.0
         kept = Kept(settings.out, task.depends_on, read_record, SUFFIXES[0], SUFFIXES[1:])
     for wanted, image, source, digest in readable:
         name, _ = kept.place(wanted, source, digest)

@@ -16,6 +16,7 @@ from ..amortized import load_card, load_explainer
 from ..errors import bad
 from ..explainers import PatchExplainer, Run, ViTShapleyAmortized
 from ..explainers.registry import method_class
+from ..explainers.shap_face import bar_delay
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
 from ..models.load import NamedModel, load_model, open_image
@@ -153,10 +154,14 @@ def explained(explainer: PatchExplainer, x: Tensor, *, partly: bool, **options: 
     KeyboardInterrupt
         If Ctrl-C ended the explanation early, unless ``partly``.
     """
-    with warnings.catch_warnings():
-        if not partly:
-            warnings.filterwarnings("ignore", "Interrupted after", RuntimeWarning)
-        explainer.explain_players(x, **options)
+    shown_at_once = bar_delay.set(0.0)
+    try:
+        with warnings.catch_warnings():
+            if not partly:
+                warnings.filterwarnings("ignore", "Interrupted after", RuntimeWarning)
+            explainer.explain_players(x, **options)
+    finally:
+        bar_delay.reset(shown_at_once)
     run = explainer.last_run
     assert run is not None
     if run.interrupted and not partly:

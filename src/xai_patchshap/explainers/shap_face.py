@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -32,14 +33,14 @@ from .explanations import (
 from .shap_inputs import as_images
 from .solve import Run
 
-__all__ = ["ShapFace"]
+__all__ = ["ShapFace", "bar_delay"]
+
+# Seconds before a progress bar appears: those of shap, but for programs that set others.
+bar_delay: ContextVar[float] = ContextVar("bar_delay", default=10.0)
 
 
 class ShapFace(Core):
     """What makes an explainer a shap explainer."""
-
-    # Seconds before a progress bar appears, as in shap.
-    _bar_delay = 10.0
 
     def __call__(
         self,
@@ -219,7 +220,7 @@ class ShapFace(Core):
         rows = self._rows(batch_size, model)
         bar = None
         if not silent:
-            bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=self._bar_delay)
+            bar = partial(tqdm, desc=f"{type(self).__name__} explainer", delay=bar_delay.get())
         with model.running():
             begun = time.perf_counter()
             whole, prediction = self._look(model, inputs, rows)
