@@ -15,7 +15,7 @@ from xai_patchshap.estimators import (
 )
 from xai_patchshap.estimators.coalitions import designed_pairs as design
 from xai_patchshap.estimators.indices import coalition_weights, diagonal_quadrature
-from xai_patchshap.estimators.process.posterior import HalfGame
+from xai_patchshap.estimators.process.prior import HalfPrior
 
 
 def canonical(halves: np.ndarray) -> list[bytes]:
@@ -62,12 +62,9 @@ def variance_left(halves: np.ndarray, process=design._PROCESSES[0]) -> float:
     kernel = np.sinh(strength / 2 * dot) / np.sinh(strength / 2) + linear * dot
     kernel[1:, 1:] += noise * np.eye(len(halves))
     parameters = np.r_[np.log(np.r_[np.full(n, strength / n), linear, noise]), 0.0]
-    half = HalfGame(signs, np.zeros((len(signs), 0)), True, parameters, np.zeros(0))
-    cross = half.covariance(
-        *diagonal_quadrature("SV", 1, 1, n),
-        coalition_weights("SV", 1, 1, n),
-        np.arange(n)[:, None],
-    )
+    prior = HalfPrior(parameters, odd=True)
+    part = prior.part(*diagonal_quadrature("SV", 1, 1, n), coalition_weights("SV", 1, 1, n))
+    cross = prior.covariance(signs, part, np.arange(n)[:, None])
     return -float(np.einsum("pi,pi", cross, np.linalg.solve(kernel, cross)))
 
 

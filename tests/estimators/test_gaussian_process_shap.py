@@ -124,11 +124,11 @@ def test_refuses_more_players_than_weights_can_count():
 
 
 def test_rounding_does_not_stop_the_factor():
-    from xai_patchshap.estimators.process import posterior as gp
+    from xai_patchshap.estimators.process.kernel import cholesky
 
     column = np.linspace(1, 2, 5)[:, None]
     singular = column @ column.T - 1e-9 * np.eye(5)
-    factor = gp._factor(singular.copy)
+    factor = cholesky(singular.copy)
     np.testing.assert_allclose(np.tril(factor) @ np.tril(factor).T, singular, atol=1e-6)
     with pytest.raises(PatchShapError, match=r"not positive definite.*kernel-shap"):
-        gp._factor(lambda: -np.eye(3))
+        cholesky(lambda: -np.eye(3))

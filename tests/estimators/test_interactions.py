@@ -13,19 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.estimators import ExactShapley
+from xai_patchshap.estimators import ExactInteractions, ExactShapley, Interactions
 from xai_patchshap.estimators.indices import (
+    EFFICIENT,
+    INDICES,
     bernoulli,
+    check_index,
     coalition_weights,
     diagonal_quadrature,
     moebius_weights,
-)
-from xai_patchshap.estimators.interactions import (
-    EFFICIENT,
-    INDICES,
-    ExactInteractions,
-    Interactions,
-    check_index,
 )
 from xai_patchshap.estimators.interactions.interactions import k_sii_of_sii, subsets
 

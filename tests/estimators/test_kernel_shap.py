@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.estimators import SAMPLING_RULES, ExactShapley, KernelShap
+from xai_patchshap.estimators import ExactShapley, KernelShap
+from xai_patchshap.estimators.coalitions.sampled_pairs import SAMPLING_RULES
 
 
 def smooth_game(n: int, seed: int) -> np.ndarray:
@@ -183,7 +184,9 @@ def test_agrees_with_shapiq_within_the_errors():
 
 
 def test_error_messages():
-    with pytest.raises(PatchShapError, match="budget: got 1; expected at least 2 evaluations"):
+    with pytest.raises(
+        PatchShapError, match="budget: got 1; expected a whole number of at least 2 evaluations"
+    ):
         KernelShap(5, 1)
     with pytest.raises(PatchShapError, match=r"values: got shape \(1,\)"):
         KernelShap(5, 10).estimate(np.zeros(1))

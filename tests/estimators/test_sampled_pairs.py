@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.estimators import SAMPLING_RULES, PairSampler
+from xai_patchshap.estimators import PairSampler
+from xai_patchshap.estimators.coalitions.sampled_pairs import SAMPLING_RULES
 
 
 def keys(halves: np.ndarray) -> list[bytes]:

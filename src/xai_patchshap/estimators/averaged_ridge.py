@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .._typing import Floats
 
 __all__ = ["SIGNAL_TO_NOISE", "AveragedRidge"]
 
-Floats = NDArray[np.float64]
 
 # Signal-to-noise ratios that are averaged over.
 SIGNAL_TO_NOISE = np.logspace(-3.0, 3.0, 41)

@@ -36,8 +36,8 @@ from itertools import pairwise
 from math import comb
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .._typing import Floats
 from .._validation import one_of, whole
 from ..errors import bad
 
@@ -51,7 +51,6 @@ __all__ = [
     "moebius_weights",
 ]
 
-Floats = NDArray[np.float64]
 
 INDICES = ("SV", "BV", "SII", "BII", "k-SII", "STII", "FSII", "FBII")
 _DEGREE = 64

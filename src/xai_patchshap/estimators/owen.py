@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .._typing import Bools, Floats
 from ..errors import bad
 from ..players.trees import PartitionTree
 from .base import Estimate
@@ -18,8 +18,6 @@ __all__ = ["OwenForest", "OwenRefiner"]
 
 # (node, context as nodes, row of v(Q), row of v(Q + T), weight)
 Branch: TypeAlias = tuple[int, tuple[int, ...], int, int, float]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 # Branches opened before their scores are looked at again: few at first, later a part of
 # what is open already, so that batches stay full. Never a function of budget or batch size.

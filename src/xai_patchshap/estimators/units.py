@@ -8,11 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .._typing import Floats
 from ..errors import bad
 
-__all__ = ["Block", "blocks_of_outputs", "constant_outputs", "same_everywhere", "units_of"]
+__all__ = [
+    "Block",
+    "blocks_of_outputs",
+    "constant_outputs",
+    "root_mean_square",
+    "same_everywhere",
+    "units_of",
+]
 
-Floats = NDArray[np.float64]
 
 _BLOCK_ENTRIES = 2**20  # of the values that are worked on at once
 _FEWEST = 8  # coalitions of a constant game: what fewer have in common says little
@@ -81,3 +88,11 @@ def units_of(values: Floats) -> Floats:
     """For each output of (m, K), the largest power of two up to its largest magnitude."""
     largest = np.maximum(values.max(axis=0, initial=0.0), -values.min(axis=0, initial=0.0))
     return np.where(largest > 0, np.ldexp(1.0, np.frexp(largest)[1] - 1), 1.0)
+
+
+def root_mean_square(y: Floats) -> Floats:
+    """Of every column, without overflow or underflow of the squares."""
+    largest = np.abs(y).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    root: Floats = unit * np.sqrt(np.mean(np.square(y / unit), axis=0))
+    return root

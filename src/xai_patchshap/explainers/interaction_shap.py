@@ -14,17 +14,11 @@ from torch import Tensor
 
 from .._compat import unlogged
 from ..errors import bad
-from ..estimators import (
-    EFFICIENT,
-    INTERACTION_ESTIMATORS,
-    Interactions,
-    Plan,
-    check_index,
-    check_regression,
-    check_sampling,
-    interaction_estimator,
-)
-from ..estimators.interactions import count_interactions
+from ..estimators import Interactions, Plan, interaction_estimator
+from ..estimators.choose import INTERACTION_ESTIMATORS, count_interactions
+from ..estimators.coalitions.sampled_pairs import check_sampling
+from ..estimators.indices import EFFICIENT, check_index
+from ..estimators.interactions.regression import check_regression
 from ..targets.captum import plain_target
 from ..targets.outputs import guides_of_a_process
 from .base import PatchExplainer

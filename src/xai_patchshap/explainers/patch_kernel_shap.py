@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from .._validation import checked, finite, maybe, one_of
-from ..estimators import SHAPLEY_ESTIMATORS, Plan, check_sampling, shapley_estimator
+from ..estimators import Plan, shapley_estimator
+from ..estimators.choose import SHAPLEY_ESTIMATORS
+from ..estimators.coalitions.sampled_pairs import check_sampling
 from ..targets.outputs import guides_of_a_process
 from .base import PatchExplainer
 

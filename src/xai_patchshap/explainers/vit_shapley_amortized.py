@@ -20,8 +20,9 @@ from ..amortized import ShapleyViT, load_explainer
 from ..amortized.predicted_game import Prediction
 from ..amortized.refinement import PatchPrediction, RefinedPrediction
 from ..errors import bad
-from ..estimators import Plan, check_sampling, shapley_estimator
+from ..estimators import Plan, shapley_estimator
 from ..estimators.base import Estimator
+from ..estimators.coalitions.sampled_pairs import check_sampling
 from ..game import Game
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel

@@ -1,6 +1,6 @@
 r"""Which pairs of coalitions tell most about Shapley values, chosen before any is evaluated.
 
-A Gaussian process of equal players (:mod:`~xai_patchshap.estimators.process.posterior`) says how
+A Gaussian process of equal players (:mod:`~xai_patchshap.estimators.process.kernel`) says how
 uncertain the Shapley values :math:`\phi` are once some coalitions are known, whatever their
 values. One pair after another is added, the one that lowers the sum of the variances most: with
 covariances given the pairs chosen so far,
@@ -20,15 +20,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._typing import Floats
 from ..._validation import said
 from ...errors import bad
 from ..indices import coalition_weights, diagonal_quadrature
-from ..process.posterior import HalfGame
+from ..process.prior import HalfPrior
 from .sampled_pairs import PairSampler
 
 __all__ = ["DesignedPairs"]
 
-Floats = NDArray[np.float64]
 Process = tuple[float, float, float, float]
 
 # The processes that the design is made for: from how many pairs per player on, sum of the
@@ -150,11 +150,11 @@ class _Greedy:
     def __init__(
         self, n_players: int, n_picks: int, strength: float, linear: float, rough: float
     ) -> None:
-        self._values = (
+        self._shapley = (
             *diagonal_quadrature("SV", 1, 1, n_players),
             coalition_weights("SV", 1, 1, n_players),
-            np.arange(n_players)[:, None],
         )
+        self._players = np.arange(n_players)[:, None]
         self._n_rows = n_picks + 1
         # The empty and the full coalition are chosen.
         self.signs = np.ones((1, n_players))
@@ -208,9 +208,8 @@ class _Greedy:
 
     def _prior(self, signs: Floats) -> Floats:
         """Covariance of the pairs, of which the first is the empty and the full coalition."""
-        nothing = np.zeros((len(signs), 0))
-        half = HalfGame(signs, nothing, True, self._parameters, np.zeros(0))
-        return half.covariance(*self._values)
+        prior = HalfPrior(self._parameters, odd=True)
+        return prior.covariance(signs, prior.part(*self._shapley), self._players)
 
     def _condition(self, step: int, rows: slice) -> None:
         """Take out of the covariances of some candidates what a choice told."""

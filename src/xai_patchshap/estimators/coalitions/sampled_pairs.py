@@ -33,8 +33,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 def check_sampling(sampling: str | None, estimator: str) -> None:
     """Raise unless an estimator can use coalitions that are chosen so.
 
-    ``"a-optimal"`` (:class:`~.design.DesignedPairs`) is not random, and for regressions the
-    sampling weights have to be known.
+    ``"a-optimal"`` (:class:`~.designed_pairs.DesignedPairs`) is not random, and for regressions
+    the sampling weights have to be known.
     """
     designed = () if estimator in ("kernel-shap", "regression") else ("a-optimal",)
     rules = (*designed, *SAMPLING_RULES)
@@ -118,8 +118,7 @@ class PairSampler:
     def __init__(self, n_players: int, seed: int | None = 0, rule: str = "modified_l2") -> None:
         if n_players < 2:
             raise bad("n_players", n_players, "at least 2 players to draw pairs of coalitions")
-        if rule not in SAMPLING_RULES:
-            raise bad("sampling", repr(rule), f"one of {SAMPLING_RULES}")
+        one_of(*SAMPLING_RULES)("sampling", rule)
         self.n_players = n_players
         sizes = np.arange(1, n_players // 2 + 1)
         # A stratum holds the sizes k and n - k, which coincide in the middle.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._typing import Floats
 from ..base import check_values
+from ..coalitions.all_coalitions import all_coalitions
 from ..indices import check_index, coalition_weights
-from ..shapley.exact import ExactShapley
 from ..units import units_of
 from .interactions import Interactions, subsets
 
 __all__ = ["ExactInteractions", "exact_interactions"]
 
-Floats = NDArray[np.float64]
 
 # Entries of the matrix of weights that is held at once.
 _CHUNK_ENTRIES = 2**23
@@ -51,7 +51,7 @@ class ExactInteractions:
 
     def __init__(self, n_players: int, index: str = "SII", order: int = 2) -> None:
         check_index(index, order, n_players)
-        self.coalitions: NDArray[np.bool_] = ExactShapley(n_players).coalitions
+        self.coalitions = all_coalitions(n_players)
         self.index, self.order = index, order
 
     @property

@@ -9,20 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ..._typing import Floats
 from ...errors import bad
 from ..base import check_values
 from ..coalitions.designed_pairs import DesignedPairs
 from ..coalitions.sampled_pairs import Pairs, PairSampler, paired_coalitions
 from ..indices import EFFICIENT, check_index, coalition_weights, diagonal_quadrature
-from ..process.evidence import LEARN_FROM_OUTPUTS, learned, root_mean_square
-from ..process.posterior import HalfGame, factors_of, halves
-from ..units import Block, blocks_of_outputs, units_of
+from ..process.evidence import LEARN_FROM_OUTPUTS, learned
+from ..process.kernel import factors_of
+from ..process.posterior import HalfGame, halves
+from ..units import Block, blocks_of_outputs, root_mean_square, units_of
 from .exact import exact_interactions
 from .interactions import Interactions, subsets
 
 __all__ = ["GaussianProcessInteractions"]
 
-Floats = NDArray[np.float64]
 
 # Guides that are for themselves: the classes of high score depend on other patches than the rest.
 _LEADING = 4
@@ -33,7 +34,7 @@ class GaussianProcessInteractions:
     """Any index from any number of pairs of coalitions; exact once all are drawn.
 
     The game is modelled as a Gaussian process (see
-    :mod:`xai_patchshap.estimators.process.posterior`), whose posterior gives interactions of
+    :mod:`xai_patchshap.estimators.process.kernel`), whose posterior gives interactions of
     every index and order, also where they outnumber the evaluations, with their standard
     deviations. Outputs of one model share the parameters of the process: what one class depends
     on, others often do.
@@ -51,15 +52,15 @@ class GaussianProcessInteractions:
     sampling : {"a-optimal", "a-optimal-residual", "modified_l2", "leverage", "kernel"}
         ``"a-optimal"``: coalitions that are worth knowing together, chosen beforehand, the
         residual ones for what a guess at the values leaves; see
-        :class:`~.design.DesignedPairs`. The others draw coalition sizes at random; see
-        :class:`~.sampling.PairSampler`.
+        :class:`~..coalitions.designed_pairs.DesignedPairs`. The others draw coalition sizes at
+        random; see :class:`~..coalitions.sampled_pairs.PairSampler`.
 
     Attributes
     ----------
     coalitions : ndarray of bool, shape (m, n_players)
         Empty, full, then each sampled coalition followed by its complement. Any prefix
         is a valid sample, and a larger budget extends a smaller one (not the smallest of
-        designed ones, see :class:`~.design.DesignedPairs`).
+        designed ones, see :class:`~..coalitions.designed_pairs.DesignedPairs`).
 
     Raises
     ------

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._typing import Floats
 from ...errors import bad
 from ..base import Estimate
 from ..indices import bernoulli, check_index
 
 __all__ = ["Interactions", "k_sii_of_sii", "subsets"]
-
-Floats = NDArray[np.float64]
 
 
 @cache

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, eye_array
 
+from ..._typing import Floats
 from ...errors import bad
 from ..averaged_ridge import AveragedRidge
 from ..base import check_values
@@ -39,7 +40,6 @@ from .interactions import Interactions, k_sii_of_sii, subsets
 
 __all__ = ["RegressionInteractions"]
 
-Floats = NDArray[np.float64]
 
 REGRESSION_INDICES = ("SV", "BV", "SII", "k-SII", "FSII", "FBII")
 _BASE = {"SV": "FSII", "BV": "FBII", "k-SII": "SII"}

@@ -1,38 +1,28 @@
-r"""The kernel of the Gaussian process over coalitions, and its parameters.
+"""The parameters of the Gaussian process that suit a game best, by marginal likelihood.
 
-Vectors of parameters hold, for n players, the logarithms of the n strengths, of the variance of
-the linear part and of that of the rough part, and the flare; what both halves of a game share
-comes once, and then what each has of its own: see :func:`own`.
+The strengths, the variances of the linear and of the rough part, and the flare maximise the
+marginal likelihood of the first pairs, with weak priors; the strengths are kept near each other.
+Outputs of one model share them. See :mod:`.kernel` for their meaning.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-__all__ = [
-    "LEARN_FROM_OUTPUTS",
-    "covariance",
-    "flared",
-    "kernel",
-    "learned",
-    "negative_evidence",
-    "own",
-    "root_mean_square",
-]
+from ..._typing import Floats
+from ..units import root_mean_square
+from .kernel import flare_slope, kernel, own
 
-Floats = NDArray[np.float64]
+__all__ = ["LEARN_FROM_OUTPUTS", "learned", "negative_evidence"]
+
 
 # Pairs that the strengths are learned from: more cost time and change little.
 _LEARN_FROM = 256
 LEARN_FROM_OUTPUTS = 16
 _ITERATIONS = 25
 _FEWEST = 4  # pairs below which nothing is learned
-_JITTER = 1e-9
-_ENTRIES = 2**20  # of the kernel that are computed at once
-_CONSTANT = 100.0  # prior variance of the even half's constant, that of the rest being 1
 # Priors: means and deviations, of logarithms but for the flare.
 _STRENGTH = 6.0  # sum of the strengths of all players
 _LEVEL = 0.5  # of the mean strength about _STRENGTH / n
@@ -44,21 +34,6 @@ _FLARE_FROM = 1.5  # pairs per player from which the flare is learned
 _OTHERS = (_LINEAR, _NOISE, _NOISE, _FLARE, _FLARE)  # what follows the strengths
 _BOUNDS = [(-9.0, 9.0), (-16.0, 3.0), (-16.0, 3.0)]
 _FLARES = (-1.0, 6.0)  # of the ends, from half to six times as much
-_USUAL = 0.3  # mean square of the mean sign where the flare changes nothing
-
-
-def own(n: int, odd: bool) -> NDArray[np.intp]:
-    """Which of the parameters of both halves are those of one."""
-    places: NDArray[np.intp] = np.r_[0 : n + 1, (n + 1, n + 3) if odd else (n + 2, n + 4)]
-    return places
-
-
-def root_mean_square(y: Floats) -> Floats:
-    """Of every column, without overflow or underflow of the squares."""
-    largest = np.abs(y).max(axis=0)
-    unit = np.where(largest > 0, largest, 1.0)
-    root: Floats = unit * np.sqrt(np.mean(np.square(y / unit), axis=0))
-    return root
 
 
 def learned(signs: Floats, odd: Floats, even: Floats, units: Floats | None = None) -> Floats:
@@ -106,72 +81,6 @@ def learned(signs: Floats, odd: Floats, even: Floats, units: Floats | None = Non
             options={"maxiter": _ITERATIONS},
         ).x
     return theta
-
-
-def flared(mean_sign: Floats, flare: float) -> Floats:
-    """Scale of the game at coalitions of a size: cosh(sqrt(flare) u), or the cosine."""
-    root = np.sqrt(abs(flare))
-    even = np.cosh if flare > 0 else np.cos
-    scale: Floats = even(root * mean_sign) / even(root * np.sqrt(_USUAL))
-    return scale
-
-
-def _flare_slope(mean_sign: Floats, flare: float) -> Floats:
-    """Derivative of the logarithm of the scale by the flare."""
-    root = np.sqrt(abs(flare))
-    tangent = np.tanh if flare > 0 else np.tan
-
-    def slope(u: Floats) -> Floats:
-        return u**2 / 2 if abs(flare) < 1e-8 else u * tangent(root * u) / (2 * root)
-
-    difference: Floats = slope(mean_sign) - slope(np.array(np.sqrt(_USUAL)))
-    return difference
-
-
-def kernel(
-    theta: Floats, signs: Floats, odd: bool
-) -> tuple[Floats, tuple[Floats, Floats, float, Floats]]:
-    """The kernel with its noise; and, for the gradient, f, f', their ratio, and the scales."""
-    matrix, for_gradient = _smooth(theta, signs, signs, odd)
-    _add_noise(matrix, theta)
-    return matrix, for_gradient
-
-
-def covariance(theta: Floats, signs: Floats, odd: bool) -> Floats:
-    """The kernel alone, without further matrices of its size."""
-    matrix = np.empty((len(signs), len(signs)))
-    step = max(1, _ENTRIES // len(signs))
-    for start in range(0, len(signs), step):
-        rows = slice(start, start + step)
-        matrix[rows] = _smooth(theta, signs[rows], signs, odd)[0]
-    _add_noise(matrix, theta)
-    return matrix
-
-
-def _add_noise(matrix: Floats, theta: Floats) -> None:
-    diagonal = np.arange(len(matrix))
-    matrix[diagonal[1:], diagonal[1:]] += np.exp(theta[-2])
-    matrix[diagonal, diagonal] += _JITTER
-
-
-def _smooth(
-    theta: Floats, signs: Floats, others: Floats, odd: bool
-) -> tuple[Floats, tuple[Floats, Floats, float, Floats]]:
-    """Kernel of some pairs with others but for its noise, and what its gradient needs."""
-    n = signs.shape[1]
-    c, linear = np.exp(theta[:n]), np.exp(theta[n])
-    scales = np.outer(*(flared(some.mean(axis=1), float(theta[n + 2])) for some in (signs, others)))
-    half = c.sum() / 2
-    exponent = (signs * (c / 2)) @ others.T
-    up, down = np.exp(exponent - half), np.exp(-exponent - half)
-    ends = 1.0 - np.exp(-2 * half) if odd else 1.0 + np.exp(-2 * half)
-    other = 2.0 - ends
-    f, slope = ((up - down) / ends, (up + down) / ends)
-    if not odd:
-        f, slope = slope, f
-    linear_part = 2 * linear / c.sum() * exponent if odd else 0.0
-    matrix = scales * (f + linear_part) + (0.0 if odd else _CONSTANT)
-    return matrix, (f, slope, other / ends, scales)
 
 
 def negative_evidence(
@@ -230,5 +139,5 @@ def _half_evidence(
         of_scales = f + linear * ((signs * share) @ signs.T)
     gradient[n + 1] = 0.5 * noise * (np.trace(gap) - gap[0, 0])
     by_row = (smooth * of_scales).sum(axis=1)
-    gradient[n + 2] = by_row @ _flare_slope(signs.mean(axis=1), float(theta[n + 2]))
+    gradient[n + 2] = by_row @ flare_slope(signs.mean(axis=1), float(theta[n + 2]))
     return float(value), gradient

@@ -1,1 +1,1 @@
-"""Estimators of Shapley values."""
+"""Shapley values, by enumeration, regression or a Gaussian process."""

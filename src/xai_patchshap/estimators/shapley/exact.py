@@ -7,13 +7,12 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import bad
 from ..base import Estimate, check_values
+from ..coalitions.all_coalitions import all_coalitions
 from ..units import blocks_of_outputs
 
-__all__ = ["MAX_EXACT_PLAYERS", "ExactShapley"]
+__all__ = ["ExactShapley", "exact_estimate"]
 
-MAX_EXACT_PLAYERS = 20
 _CHUNK = 1 << 14
 
 
@@ -40,20 +39,7 @@ class ExactShapley:
     """
 
     def __init__(self, n_players: int) -> None:
-        if not 1 <= n_players <= MAX_EXACT_PLAYERS:
-            raise bad(
-                "n_players",
-                n_players,
-                f"1 to {MAX_EXACT_PLAYERS} players for full enumeration",
-                "Use KernelShap for more.",
-            )
-        self.n_players = n_players
-        masks = np.arange(2**n_players, dtype=np.uint32)
-        # Empty and full first, then the others by bitmask: bit i set means player i is in.
-        masks = np.concatenate([masks[:1], masks[-1:], masks[1:-1]])
-        self.coalitions: NDArray[np.bool_] = (
-            masks[:, None] >> np.arange(n_players, dtype=np.uint32) & 1
-        ).astype(bool)
+        self.coalitions = all_coalitions(n_players)
 
     @property
     def min_coalitions(self) -> int:

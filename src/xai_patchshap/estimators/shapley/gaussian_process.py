@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._typing import Floats
 from ...errors import bad
 from ..base import Estimate, check_values, checked_prior
-from ..interactions import GaussianProcessInteractions
+from ..interactions.gaussian_process import GaussianProcessInteractions
 from ..units import constant_outputs
 
 __all__ = ["GaussianProcessShap"]
 
-Floats = NDArray[np.float64]
 
 _MOST_PLAYERS = 1000  # weights of more overflow
 

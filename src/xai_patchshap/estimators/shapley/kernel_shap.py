@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from ..._typing import Floats
 from ..averaged_ridge import AveragedRidge
 from ..base import Estimate, check_values, checked_prior
 from ..coalitions.sampled_pairs import PairSampler, paired_coalitions
@@ -25,7 +26,6 @@ from .exact import exact_estimate
 
 __all__ = ["KernelShap"]
 
-Floats = NDArray[np.float64]
 
 _RANK_TOLERANCE = 1e-7  # singular values below this share of the largest count as zero
 _RANK_TOLERANCE_OF_SQUARES = 1e-12
@@ -64,7 +64,7 @@ class KernelShap:
     seed : int or None
         Seed of the coalitions; ``None`` draws fresh entropy.
     sampling : {"modified_l2", "leverage", "kernel"}
-        How coalition sizes are drawn; see :class:`~.sampling.PairSampler`.
+        How coalition sizes are drawn; see :class:`~..coalitions.sampled_pairs.PairSampler`.
 
     Attributes
     ----------
