@@ -77,11 +77,9 @@ ORDER = {
         "base",
         "shap_face",
         "explanations",
-        "shap_inputs",
         "captum_face",
         "core",
         "solve",
-        "doubts",
     ],
 }
 

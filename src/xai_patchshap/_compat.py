@@ -12,9 +12,9 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from functools import wraps
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -91,16 +91,22 @@ def loaded_classes(*names: str) -> tuple[type, ...]:
 
 
 def unlogged(method: F) -> F:
-    """Give a method the ``__wrapped__`` that Captum's NoiseTunnel calls.
+    """Give a method the ``__wrapped__`` that Captum's NoiseTunnel calls: a copy of itself.
 
     Captum's own decorator, ``log_usage``, is where its owner's telemetry hooks in.
     """
-
-    @wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return method(*args, **kwargs)
-
-    return cast(F, call)
+    function = cast(FunctionType, method)
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
+    copy.__annotations__ = function.__annotations__
+    function.__wrapped__ = copy  # type: ignore[attr-defined]
+    return method
 
 
 # What pyproject.toml asks for: at any time, and in extras for users.

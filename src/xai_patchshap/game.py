@@ -117,7 +117,8 @@ class Game:
         self._batch_size = min(whole(1)("batch size", request.batch_size), 2**31)
         self.request = request
         self._forward, self._progress = forward, progress
-        self._columns = None if request.columns is None else torch.from_numpy(request.columns)
+        columns = request.columns
+        self._columns = None if columns is None else torch.tensor(columns)
         n = request.inputs.n_examples
         self.evaluations = np.zeros(n, dtype=np.int64)
         self.model_seconds = 0.0

@@ -49,6 +49,11 @@ class Estimate:
     n_coalitions: int
     exact: bool
 
+    def __repr__(self) -> str:
+        n, k = self.values.shape
+        sure = "exact" if self.exact else f"largest error_std {self.error_std.max():.3g}"
+        return f"Estimate({n:,} players, {k:,} outputs, {self.n_coalitions:,} coalitions, {sure})"
+
 
 class Estimator(Protocol):
     """What the explainers ask of an estimator: the state of one game that is being played."""

@@ -130,7 +130,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
     @staticmethod
     def _taken(model: Any) -> Any:
         """The model that stands for what the user gave."""
-        return taken(model)
+        library = type(model).__module__.partition(".")[0]
+        return taken(model) if library in ("transformers", "shap") else model
 
     @property
     def model(self) -> Any:

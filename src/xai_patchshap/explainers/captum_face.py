@@ -18,7 +18,7 @@ from .._compat import format_forward_args, progress, unlogged
 from .._validation import whole as whole_number
 from ..errors import bad
 from ..game import Forward, Request
-from ..masking.baselines import baseline_tensors
+from ..masking.backgrounds import baseline_tensors
 from ..masking.coalition_inputs import CoalitionInputs
 from ..models.batch import BatchModel
 from ..models.outputs import check_rows
@@ -32,8 +32,7 @@ from ..targets.captum import (
     target_columns,
 )
 from ..targets.outputs import check_outputs, choose_outputs
-from .core import Core
-from .doubts import warn_of_scale
+from .core import Core, warn_of_scale
 from .solve import Run
 
 __all__ = [

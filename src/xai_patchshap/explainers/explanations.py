@@ -11,10 +11,10 @@ import shap
 from numpy.typing import NDArray
 from slicer import Obj
 
+from .._arrays import Images
 from ..errors import PatchShapError, bad
 from ..estimators import Estimate
 from ..players.grids import Players, player_means
-from .shap_inputs import Images
 from .solve import Run
 
 __all__ = [

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .._arrays import as_images
 from .._validation import whole as whole_number
 from ..errors import bad
 from ..game import Request
@@ -20,8 +21,7 @@ from ..masking.coalition_inputs import CoalitionInputs
 from ..models.batch import BatchModel
 from ..models.outputs import check_rows
 from ..targets.outputs import Ranked, check_outputs, choose_names, choose_outputs
-from .core import Core
-from .doubts import warn_of_scale
+from .core import Core, warn_of_scale
 from .explanations import (
     Result,
     check_feature_names,
@@ -30,7 +30,6 @@ from .explanations import (
     player_explanation,
     spread_values,
 )
-from .shap_inputs import as_images
 from .solve import Run
 
 __all__ = ["ShapFace", "bar_delay"]

@@ -9,10 +9,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from .._arrays import Layout, as_array, plain_tensor
+from .._arrays import Layout, as_array, as_tensor, plain_tensor
 from ..errors import PatchShapError, bad, warn
 
-__all__ = ["background_tensor"]
+__all__ = ["background_tensor", "baseline_tensors"]
 
 
 _HOW = (
@@ -194,3 +194,29 @@ def _numbers(spec: Any) -> Tensor:
         is_one = not isinstance(spec, list | tuple) and np.ndim(spec) == 0
         came = repr(spec) if is_one else f"an object of type {type(spec).__name__}"
         raise bad("background", came, "numbers", _HOW) from None
+
+
+def baseline_tensors(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Captum's ``baselines`` (None, number, tensor or tuple) as (1, N or 1, ...) tensors."""
+    if baselines is None:
+        baselines = tuple(0 for _ in inputs)
+    given = baselines if isinstance(baselines, tuple) else (baselines,)
+    if len(given) != len(inputs):
+        raise bad("baselines", f"{len(given)} of them", f"{len(inputs)}, one for each input")
+    out = []
+    for i, (b, x) in enumerate(zip(given, inputs, strict=True)):
+        what = f"baselines[{i}]" if len(inputs) > 1 else "baselines"
+        b = as_tensor(b, what)
+        if not b.dim():
+            b = b.to(x.device).reshape([1] * x.dim())
+        elif b.shape[1:] != x.shape[1:] or b.dim() != x.dim() or len(b) not in (1, len(x)):
+            raise bad(
+                what,
+                f"shape {tuple(b.shape)}",
+                f"{tuple(x.shape)}, or the same with 1 as first size",
+            )
+        if b.is_floating_point() and torch.isnan(b).any():
+            raise bad(what, "NaN", "numbers")
+        b = b.to(x.device)
+        out.append((b.to(x.dtype) if x.is_floating_point() else b)[None])
+    return tuple(out)

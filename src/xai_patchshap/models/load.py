@@ -58,6 +58,13 @@ class NamedModel:
     scale: str = "output"
     channels: int = 3
 
+    def __repr__(self) -> str:
+        names = list(self.class_names or ())
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        classes = f", {len(names):,} classes: {some}" if names else ""
+        (height, width), kind = self.size, type(self.model).__name__
+        return f"NamedModel({self.name or kind}, {height}x{width} pixels, {self.scale}{classes})"
+
     def prepare(self, image: Image.Image, zoom: int = 1) -> Tensor:
         """Turn a photograph upright, resize it and cut out its centre.
 

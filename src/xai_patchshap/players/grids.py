@@ -52,6 +52,10 @@ class Players:
     labels: NDArray[np.int64]
     names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        some = ", ".join(self.names[:3]) + (", ..." if self.n > 3 else "")
+        return f"Players({self.n:,} on {' x '.join(map(str, self.labels.shape))}: {some})"
+
     @property
     def n(self) -> int:
         """Number of players."""

@@ -92,6 +92,14 @@ class Interactions:
     n_coalitions: int
     exact: bool
 
+    def __repr__(self) -> str:
+        worst = max(float(error.max()) for error in self.error_std)
+        return (
+            f"Interactions({self.index} of order {self.order}, {self.n_players:,} players, "
+            f"{self.n_outputs:,} outputs, {self.n_coalitions:,} coalitions, "
+            f"{'exact' if self.exact else f'largest error_std {worst:.3g}'})"
+        )
+
     @property
     def order(self) -> int:
         """The highest order."""

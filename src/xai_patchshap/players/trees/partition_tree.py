@@ -53,6 +53,9 @@ class PartitionTree:
 
         return cls(children, *layout(children))
 
+    def __repr__(self) -> str:
+        return f"PartitionTree({self.n:,} players)"
+
     @property
     def n(self) -> int:
         """Number of leaves, the players."""
