@@ -87,8 +87,9 @@ def explain_image(
     budget : int or "auto"
         Model evaluations for each image.
     background, players
-        As in :class:`PatchMasker`, for images as the model gets them; a trained
-        network has its own.
+        As in :class:`PatchMasker`, for images as the model gets them; a trained network has its
+        own. The default background is the image's mean colour, since images are in [0, 1] here;
+        that of the classes is 0, as Captum's, since they see images in the model's own units.
     layout : {"auto", "NCHW", "NHWC"}
         Where the channels are. By default where there are 1, 3 or 4 of them; where both
         could be, last for arrays and first for tensors.

@@ -51,7 +51,9 @@ class PatchMasker(shap.maskers.Masker):
         for :class:`~xai_patchshap.OwenBPT`, else the patches of the model if it is a vision
         transformer, else about 7x7 patches; for inputs that are not images, each element.
     background : optional
-        What stands in for hidden pixels, in the units of the images: a number, a tuple
+        What stands in for hidden pixels, in the units of the images. By default 0, as in Captum:
+        the mean of normalised images, and black in [0, 1]. ``explain_image`` and the command
+        line, whose images are in [0, 1], take ``"mean"``. A number, a tuple
         with one number per channel, ``"mean"`` (the image's mean colour), ``"blur"`` or
         ``"blur:SIGMA"`` (Gaussian, by default a tenth of the shorter side), ``"noise"``
         (normal, with the image's mean and deviation per channel), or an image. ``"drop"``
