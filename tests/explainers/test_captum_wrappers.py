@@ -31,8 +31,7 @@ from xai_patchshap.evaluation import (
     max_iou,
     sensitivity_n,
 )
-from xai_patchshap.plots import compare_maps, metric_curves
-from xai_patchshap.plots.as_explanation import as_explanation, side_by_side
+from xai_patchshap.plots import as_explanation, compare_maps, metric_curves, side_by_side
 from xai_patchshap.samples import cifar10_explainer, cifar10_images
 
 # Captum's gradient methods say what they do to the input.

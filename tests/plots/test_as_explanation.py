@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from torch import nn
 
 from xai_patchshap import InteractionShap, OwenBPT, PatchKernelShap, PatchMasker, PatchShapError
-from xai_patchshap.plots.as_explanation import as_explanation, side_by_side
+from xai_patchshap.plots import as_explanation, side_by_side
 
 N, C, H, W, K = 2, 3, 6, 8, 4
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from xai_patchshap.plots import (
     redraw,
     region_outlines,
 )
-from xai_patchshap.plots.attribution_maps import _border, _label_position
+from xai_patchshap.plots.canvas import label_position, outline
 
 LABELS = grid_players(20, 30, grid=(2, 3)).labels
 PHOTO = np.random.default_rng(0).random((40, 60, 3))
@@ -52,12 +52,12 @@ def test_a_number_stands_inside_its_region_whatever_the_shape():
     ring[2:19, 2:19] = True
     ring[5:16, 5:16] = False
     for region in (ring, LABELS == 4, np.eye(9, dtype=bool)):
-        x, y = _label_position(region)
+        x, y = label_position(region)
         assert region[int(y), int(x)]
 
 
 def test_borders_are_the_outline_of_the_region():
-    segments = _border(LABELS == 4)
+    segments = outline(LABELS == 4)
     corners = np.unique(segments.reshape(-1, 2), axis=0)
     assert corners.min(0).tolist() == [10, 10]
     assert corners.max(0).tolist() == [20, 20]

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._files import write_text
-from ..plots.canvas import pale_gray, transparent_diverging
+from ..plots.canvas import pale_gray
+from ..plots.scale import SATURATED, diverging, scale_end
 from .images import shown
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
 _SIDE = 160  # of a thumbnail, in pixels
 _HIDDEN = ("method", "weights", "code")  # settings that say nothing to a reader
-_SATURATED = 99.5  # percentile at which the colours of a map end
 
 _OURS = "<meta name=generator content='xai-patchshap'>"
 
@@ -178,10 +178,9 @@ def _heat(
 ) -> NDArray[np.uint8]:
     """The map of a class over a pale photograph, as in the pictures."""
     density = (values / np.bincount(labels.ravel()))[labels]
-    size = np.abs(density)
-    limit = float(np.percentile(size, _SATURATED) or size.max()) or 1.0
+    limit = scale_end(density, SATURATED)
     pale = pale_gray(np.asarray(Image.fromarray(photo).resize(labels.shape[::-1])) / 255)
-    color = transparent_diverging()(np.clip(0.5 + 0.5 * density / limit, 0, 1))
+    color = diverging()(np.clip(0.5 + 0.5 * density / limit, 0, 1))
     alpha = color[..., 3:]
     return np.asarray((color[..., :3] * alpha + pale[..., None] * (1 - alpha)) * 255, np.uint8)
 

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt
+from numpy.typing import ArrayLike
 
 from ..errors import bad
-from .canvas import borders, new_figure, pale_gray, pixel_extent, transparent_diverging, unit_photo
+from .canvas import colour_bar, mark_strongest, new_figure, pale_gray, pixel_extent, unit_photo
 from .compare_maps import compare_maps
+from .scale import centred_scale, diverging
+
+__all__ = ["attribution_maps", "redraw"]
 
 # From this many players on, they are drawn as a map of pixels.
 _MANY = 1000
@@ -82,63 +81,22 @@ def attribution_maps(
         raise bad("titles", f"{len(titles)} of them", f"{phi.shape[1]}, one for each output")
     height, width = players.shape
     extent = pixel_extent(height, width)
-    limit = float(np.abs(phi).max()) or 1.0
     n_panels = 1 + phi.shape[1]
     side = 3.4
     figure = new_figure(side * n_panels * max(width / height, 0.6) + 0.9, side + 0.75)
     panels: list[Any] = list(figure.subplots(1, n_panels, squeeze=False)[0])
     panels[0].imshow(np.clip(shown, 0, 1), extent=extent, cmap="gray")
     panels[0].set_title(photo_title, fontsize=11)
-    colors = ScalarMappable(Normalize(-limit, limit), transparent_diverging())
+    colors = ScalarMappable(centred_scale(phi), diverging())
     for panel, column, title in zip(panels[1:], phi.T, titles, strict=True):
         panel.imshow(pale_gray(shown), extent=extent, cmap="gray", vmin=0, vmax=1)
         panel.imshow(colors.to_rgba(column[players]), extent=extent, interpolation="nearest")
-        _mark(panel, players, column, n_marked)
+        mark_strongest(panel, players, column, n_marked)
         panel.set_title(title, fontsize=11)
     for panel in panels:
         panel.set_axis_off()
-    bar = figure.colorbar(colors, ax=panels, shrink=0.86, pad=0.015, aspect=28, label=label)
-    bar.outline.set_visible(False)
+    colour_bar(figure, panels, colors, label)
     return figure
-
-
-def _mark(panel: Any, players: NDArray[Any], column: NDArray[np.float64], n_marked: int) -> None:
-    """Outline and number the strongest players."""
-    strongest = np.argsort(-np.abs(column), kind="stable")[:n_marked]
-    for rank, player in enumerate(strongest, start=1):
-        if column[player] == 0:
-            break
-        inside = players == player
-        panel.add_collection(LineCollection(list(_border(inside)), colors="0.15", linewidths=1.1))
-        x, y = _label_position(inside)
-        panel.text(
-            x,
-            y,
-            str(rank),
-            fontsize=8,
-            fontweight="bold",
-            color="0.1",
-            ha="center",
-            va="center",
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-        )
-
-
-def _label_position(inside: NDArray[np.bool_]) -> tuple[float, float]:
-    """Where a number fits: near the corner of a rectangle, else deep inside the region."""
-    rows, cols = np.nonzero(inside)
-    height, width = np.ptp(rows) + 1, np.ptp(cols) + 1
-    if inside.sum() == height * width:
-        step = min(height, width, max(inside.shape) / 14) * 0.42
-        return float(cols.min() + step), float(rows.min() + step)
-    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    row, col = np.unravel_index(np.argmax(depth), depth.shape)
-    return float(col + 0.5), float(row + 0.5)
-
-
-def _border(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Edges of the pixels of a region that face outside, as segments (m, 2, 2) of (x, y)."""
-    return borders(np.pad(inside, 1)) - 1
 
 
 def redraw(path: str | PathLike[str]) -> Figure:

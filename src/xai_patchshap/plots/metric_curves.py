@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import bad
 from .canvas import new_figure
 
+__all__ = ["CurveLike", "metric_curves"]
+
 # Colours of Okabe and Ito, which the colour-blind tell apart too, without their yellow.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _STYLES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
