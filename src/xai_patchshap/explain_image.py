@@ -126,17 +126,18 @@ def explain_image(
     >>> bool(np.isclose(explanation.values.sum(), image[..., 1].mean()))
     True
     """
-    from .explainers.registry import Explainer, is_network
-    from .masking.patch_masker import PatchMasker
-    from .models.image_arrays import as_batch
-    from .models.load import load_model, prepares_images
-
     for name in options:
         if name in _ELSEWHERE:
             raise bad("arguments", f"{name}=", f"{_ELSEWHERE[name]}=, as it is called here")
     kind = check_method("method", method)
     if kind == "interaction_shap":
         raise bad("method", repr(method), "one whose values are a map", "Use InteractionShap.")
+    # Only now: a name that is wrong is refused before torch is imported.
+    from .explainers.registry import Explainer, is_network
+    from .masking.patch_masker import PatchMasker
+    from .models.image_arrays import as_batch
+    from .models.load import load_model, prepares_images
+
     with _in_these_words():
         if kind == "vit_shapley_amortized":
             named = _trained(model, class_names)

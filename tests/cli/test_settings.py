@@ -16,7 +16,7 @@ from xai_patchshap.cli import main, settings
 from xai_patchshap.cli.arguments import parser
 from xai_patchshap.cli.words import in_words
 from xai_patchshap.errors import warn
-from xai_patchshap.estimators import INDICES
+from xai_patchshap.estimators.indices import INDICES
 from xai_patchshap.models.load import DEMO_MODEL
 
 HEAVY = {"captum", "matplotlib", "numba", "pandas", "scipy", "shap", "timm", "torch", "torchvision"}

@@ -215,75 +215,75 @@ class ExplainerSettings(TrainSettings):
         _check(self, pairs=whole(1), calibrate=whole(0), frozen=maybe(whole(0)))
 
 
-def demo_settings(a: argparse.Namespace) -> ExplainSettings:
+def demo_settings(typed: argparse.Namespace) -> ExplainSettings:
     """Settings of ``demo``; the shipped explainer is found when it is loaded."""
-    method = check_method("--method", a.method, dashed)
+    method = check_method("--method", typed.method, dashed)
     return _read(
-        ExplainSettings, a, method=method, budget=_budget(a.budget, method),
+        ExplainSettings, typed, method=method, budget=_budget(typed.budget, method),
         players=_DEMO_PLAYERS.get(method), background="drop" if method == AMORTIZED else "mean",
     )  # fmt: skip
 
 
-def explain_settings(a: argparse.Namespace) -> ExplainSettings:
+def explain_settings(typed: argparse.Namespace) -> ExplainSettings:
     """Settings of ``explain``."""
-    method = check_method("--method", a.method, dashed)
-    given = {option: getattr(a, option) for option in OWN_OPTIONS}
-    if a.hierarchy is not None:
-        given["hierarchy"] = [part.strip() for part in a.hierarchy.split(",")]
+    method = check_method("--method", typed.method, dashed)
+    given = {option: getattr(typed, option) for option in OWN_OPTIONS}
+    if typed.hierarchy is not None:
+        given["hierarchy"] = [part.strip() for part in typed.hierarchy.split(",")]
     settings = _read(
-        ExplainSettings, a, method=method, images=tuple(a.images),
-        budget=_budget(a.budget, method),
-        background="drop" if method == AMORTIZED else a.background,
+        ExplainSettings, typed, method=method, images=tuple(typed.images),
+        budget=_budget(typed.budget, method),
+        background="drop" if method == AMORTIZED else typed.background,
         options={option: value for option, value in given.items() if value is not None},
     )  # fmt: skip
     if method == AMORTIZED:
-        _check_trained(a)
+        _check_trained(typed)
     else:
-        _check_own_options(a, method)
+        _check_own_options(typed, method)
     return settings
 
 
-def evaluate_settings(a: argparse.Namespace) -> EvaluateSettings:
+def evaluate_settings(typed: argparse.Namespace) -> EvaluateSettings:
     """Settings of ``evaluate``."""
-    named = dict.fromkeys(part.strip() for part in a.methods.split(","))
+    named = dict.fromkeys(part.strip() for part in typed.methods.split(","))
     methods = tuple(check_method("--methods", name, dashed, COMPARED) for name in named)
-    if AMORTIZED in methods and a.explainer is None:
+    if AMORTIZED in methods and typed.explainer is None:
         came = f"{dashed(AMORTIZED)} without --explainer"
         raise bad("--methods", came, "explainer.safetensors there")
-    if a.explainer is not None:
-        _check_trained(a)
-    background = a.background if a.explainer is None else "drop"
+    if typed.explainer is not None:
+        _check_trained(typed)
+    background = typed.background if typed.explainer is None else "drop"
     return _read(
-        EvaluateSettings, a, images=tuple(a.images), methods=methods, background=background
+        EvaluateSettings, typed, images=tuple(typed.images), methods=methods, background=background
     )
 
 
-def surrogate_settings(a: argparse.Namespace) -> SurrogateSettings:
+def surrogate_settings(typed: argparse.Namespace) -> SurrogateSettings:
     """Settings of ``train surrogate``."""
     try:
-        model_args = json.loads(a.model_args)
+        model_args = json.loads(typed.model_args)
         if not isinstance(model_args, dict):
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:
         expected = "a JSON object, as '{\"num_classes\": 10}'"
-        raise bad("--model-args", repr(a.model_args), expected, f"({error})") from error
-    return _read(SurrogateSettings, a, model_args=model_args)
+        raise bad("--model-args", repr(typed.model_args), expected, f"({error})") from error
+    return _read(SurrogateSettings, typed, model_args=model_args)
 
 
-def explainer_settings(a: argparse.Namespace) -> ExplainerSettings:
+def explainer_settings(typed: argparse.Namespace) -> ExplainerSettings:
     """Settings of ``train explainer``."""
     try:
-        taps = tuple(int(k) for k in a.taps.split(",") if k)
+        taps = tuple(int(k) for k in typed.taps.split(",") if k)
     except ValueError as error:
         expected = "numbers of blocks with commas between, as 2,4"
-        raise bad("--taps", repr(a.taps), expected) from error
-    return _read(ExplainerSettings, a, taps=taps)
+        raise bad("--taps", repr(typed.taps), expected) from error
+    return _read(ExplainerSettings, typed, taps=taps)
 
 
-def _read(kind: type[Read], a: argparse.Namespace, **read: Any) -> Read:
+def _read(kind: type[Read], typed: argparse.Namespace, **read: Any) -> Read:
     """Settings of what was typed, but for what has been read from it already."""
-    typed = {f.name: getattr(a, f.name) for f in fields(kind) if hasattr(a, f.name)}  # type: ignore[arg-type]
-    return kind(**{**typed, **read})
+    names = [f.name for f in fields(kind) if hasattr(typed, f.name)]  # type: ignore[arg-type]
+    return kind(**{**{name: getattr(typed, name) for name in names}, **read})
 
 
 def _budget(given: int | str | None, method: str) -> int | str:
@@ -293,18 +293,18 @@ def _budget(given: int | str | None, method: str) -> int | str:
     return given
 
 
-def _check_own_options(a: argparse.Namespace, method: str) -> None:
+def _check_own_options(typed: argparse.Namespace, method: str) -> None:
     """Raise if something is given that is of another method."""
     for option, owner in {**OWN_OPTIONS, "explainer": AMORTIZED}.items():
-        given = getattr(a, option)
+        given = getattr(typed, option)
         if given is not None and owner != method:
             flag = FLAGS.get(option, f"--{option}")
             raise bad(flag, given, f"it with --method {dashed(owner)} only")
 
 
-def _check_trained(a: argparse.Namespace) -> None:
+def _check_trained(typed: argparse.Namespace) -> None:
     """Raise if there is no trained explainer, or something is given that it has settled."""
-    if a.explainer is None:
+    if typed.explainer is None:
         raise bad(
             "--explainer",
             f"none for --method {dashed(AMORTIZED)}",
@@ -312,7 +312,7 @@ def _check_trained(a: argparse.Namespace) -> None:
             "Train one: xai-patchshap train surrogate, then xai-patchshap train explainer.",
         )
     for option, defaults in _SETTLED.items():
-        given = getattr(a, option, defaults[0])  # evaluate has not all of them
+        given = getattr(typed, option, defaults[0])  # evaluate has not all of them
         if given not in defaults:
             raise bad(
                 FLAGS.get(option, f"--{option}"), given, f"none for --method {dashed(AMORTIZED)}",
