@@ -293,12 +293,12 @@ def step(a: argparse.Namespace) -> dict[str, Any]:
         return ranks < halves[:, None]
 
     def ours() -> None:
-        from xai_patchshap.amortized.losses import regression_loss
+        from xai_patchshap.amortized.losses import fastshap_loss
 
         shown = drawn()
         with torch.no_grad():
             odd = network.odd_values(images, shown)
-        loss = regression_loss(network(images)[0], shown, odd)
+        loss = fastshap_loss(network(images)[0], shown, odd)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -323,9 +323,9 @@ def step(a: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad()
 
     def kept() -> None:
-        from xai_patchshap.amortized.losses import regression_loss
+        from xai_patchshap.amortized.losses import fastshap_loss
 
-        loss = regression_loss(network(images)[0], kept_halves, kept_odd)
+        loss = fastshap_loss(network(images)[0], kept_halves, kept_odd)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -21,6 +21,7 @@ from xai_patchshap import PatchShapError
 from xai_patchshap.amortized import (
     Architecture,
     ShapleyViT,
+    cards,
     checkpoints,
     load_card,
     load_classifier,
@@ -60,7 +61,7 @@ def folder(whole, tmp_path):
 def signed(content):
     """The text of a card whose own digest is right, whatever it says."""
     text = json.dumps({**content, "sha256": "0" * 64}, indent=1) + "\n"
-    return text.replace("0" * 64, checkpoints._card_digest(text.encode()))
+    return text.replace("0" * 64, cards._card_digest(text.encode()))
 
 
 def rewrite(folder, name, **changes):

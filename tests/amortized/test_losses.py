@@ -11,12 +11,15 @@ import torch
 
 from xai_patchshap import PatchShapError
 from xai_patchshap.amortized.losses import (
+    fastshap_loss,
     kernel_pairs,
-    regression_loss,
-    shapley_kernel_sizes,
     unbiased_values,
 )
 from xai_patchshap.estimators import ExactShapley
+from xai_patchshap.estimators.coalitions.shapley_kernel import (
+    shapley_kernel_sizes,
+    shapley_kernel_strata,
+)
 
 
 def generator(seed=0):
@@ -27,6 +30,8 @@ def generator(seed=0):
 def test_sizes_follow_the_shapley_kernel(n):
     kernel = np.array([(n - 1) / (comb(n, k) * k * (n - k)) * comb(n, k) for k in range(1, n)])
     assert np.allclose(shapley_kernel_sizes(n), kernel / kernel.sum())
+    folded = kernel + kernel[::-1] * (np.arange(1, n) != n / 2)
+    assert np.allclose(shapley_kernel_strata(n), folded[: n // 2] / kernel.sum())
 
 
 @pytest.mark.parametrize("n", [2, 5, 64])
@@ -35,7 +40,7 @@ def test_histogram_of_sizes_is_that_of_the_kernel_and_none_is_empty_or_full(n):
     assert drawn.min() >= 1
     assert drawn.max() <= n - 1
     share = torch.bincount(drawn, minlength=n)[1:n] / len(drawn)
-    expected = shapley_kernel_sizes(n)
+    expected = torch.from_numpy(shapley_kernel_sizes(n))
     # Five standard deviations of independent draws; stratified ones scatter less.
     assert ((share - expected).abs() <= 5 * (expected * (1 - expected) / len(drawn)).sqrt()).all()
 
@@ -51,10 +56,10 @@ def test_every_coalition_of_a_size_is_as_likely():
 
 def test_each_game_has_a_draw_in_every_share_of_the_sizes():
     sizes = kernel_pairs(50, 4, 9, generator()).sum(-1).sort(dim=1).values
-    below = shapley_kernel_sizes(9).cumsum(0)
+    below = torch.from_numpy(shapley_kernel_sizes(9).cumsum())
     for j in range(4):
         upper = below[sizes[:, j] - 1]
-        lower = upper - shapley_kernel_sizes(9)[sizes[:, j] - 1]
+        lower = upper - torch.from_numpy(shapley_kernel_sizes(9))[sizes[:, j] - 1]
         assert (upper >= j / 4 - 1e-9).all()
         assert (lower <= (j + 1) / 4 + 1e-9).all()
 
@@ -102,14 +107,14 @@ def test_least_squares_over_all_pairs_is_minimal_at_the_shapley_values():
     halves = all_pairs_by_weight(n)
     odd = odd_values(lookup, halves)
     phi = torch.tensor(truth.values)[None].requires_grad_(True)
-    (gradient,) = torch.autograd.grad(regression_loss(phi, halves, odd), phi)
+    (gradient,) = torch.autograd.grad(fastshap_loss(phi, halves, odd), phi)
     phi = phi.detach()
     # Along the efficient plane nothing is left to gain.
     assert (gradient - gradient.mean(1, keepdim=True)).abs().max() < 1e-12
     kappa = 2 / sum(1 / k for k in range(1, n))
     shift = torch.randn(n, 2, generator=generator(), dtype=torch.float64)
     shift -= shift.mean(0)
-    more = regression_loss(phi + shift, halves, odd) - regression_loss(phi, halves, odd)
+    more = fastshap_loss(phi + shift, halves, odd) - fastshap_loss(phi, halves, odd)
     assert float(more) == pytest.approx(kappa * float(shift.square().sum()), rel=1e-9)
 
 

@@ -13,7 +13,7 @@ from tests.helpers import random_images, tiny_vit
 from torch import nn
 
 from xai_patchshap.amortized import ShapleyViT
-from xai_patchshap.amortized.losses import game_loss, kernel_pairs, regression_loss
+from xai_patchshap.amortized.losses import fastshap_loss, game_loss, kernel_pairs
 from xai_patchshap.amortized.predicted_game import (
     PredictedGame,
     Prediction,
@@ -187,7 +187,7 @@ def test_the_control_variate_moves_no_minimiser():
         gradients.append(beside.grad.clone())
         beside.grad = None
     elsewhere = torch.zeros_like(truth).requires_grad_()
-    regression_loss(additively_normalised(elsewhere, full - null), halves, odd).backward()
+    fastshap_loss(additively_normalised(elsewhere, full - null), halves, odd).backward()
     assert torch.stack(gradients).mean(0).norm() < 0.05 * elsewhere.grad.norm()
 
 
@@ -197,7 +197,7 @@ def test_a_good_game_takes_the_noise_out_of_the_regression():
     odd = game.values(halves) - game.values(~halves)
     full, null = game.values(torch.ones(1, 1, 12))[:, 0], game.values(torch.zeros(1, 1, 12))[0, 0]
     values = game.shapley_values(n_orders=500)
-    alone = regression_loss(values, halves, odd)
+    alone = fastshap_loss(values, halves, odd)
     beside = values - game.first_order()
     with_game = game_loss(Prediction(full, null, beside, game), halves, odd, 0)
     assert with_game < 0.5 * alone

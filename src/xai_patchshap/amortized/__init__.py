@@ -2,28 +2,57 @@
 
 The recipe is that of ViT-Shapley (Covert, Kim & Lee, Learning to estimate Shapley values
 with vision transformers, ICLR 2023) in three stages: a classifier of your own; a
-*surrogate*, the classifier made at home with missing patches; an *explainer*, which gives
-the Shapley values of the surrogate's game in one forward pass.
+*surrogate*, a copy of the classifier, fine-tuned to cope with missing patches; an
+*explainer*, which gives the Shapley values of the surrogate's game in one forward pass.
 """
 
-from .checkpoints import (
-    load_card,
-    load_classifier,
-    load_explainer,
-    load_surrogate,
-    save_explainer,
-    save_surrogate,
-)
-from .network import Architecture, ShapleyViT
-from .training.calibration import (
-    calibrate,
-    explained_variance,
-    per_image_correlation,
-    shapley_values,
-)
-from .training.explainer import train_explainer
-from .training.schedule import Schedule
-from .training.surrogate import train_surrogate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .architecture import Architecture
+    from .cards import load_card
+    from .checkpoints import (
+        load_classifier,
+        load_explainer,
+        load_surrogate,
+        save_explainer,
+        save_surrogate,
+    )
+    from .network import ShapleyViT
+    from .training.calibration import (
+        calibrate,
+        explained_variance,
+        per_image_correlation,
+        shapley_values,
+    )
+    from .training.explainer import train_explainer
+    from .training.schedule import Schedule
+    from .training.surrogate import train_surrogate
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Architecture": "architecture",
+            "Schedule": "training.schedule",
+            "ShapleyViT": "network",
+            "calibrate": "training.calibration",
+            "explained_variance": "training.calibration",
+            "load_card": "cards",
+            "load_classifier": "checkpoints",
+            "load_explainer": "checkpoints",
+            "load_surrogate": "checkpoints",
+            "per_image_correlation": "training.calibration",
+            "save_explainer": "checkpoints",
+            "save_surrogate": "checkpoints",
+            "shapley_values": "training.calibration",
+            "train_explainer": "training.explainer",
+            "train_surrogate": "training.surrogate",
+        },
+    )
 
 __all__ = [
     "Architecture",

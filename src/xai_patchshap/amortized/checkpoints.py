@@ -1,23 +1,17 @@
 """Checkpoints: weights as safetensors, and beside them a JSON card that says what they are.
 
-Nothing is unpickled. A card names the architecture, so that a checkpoint loads by itself. It
-holds the SHA-256 of the weights and its own, and an explainer's that of its surrogate's card: no
-file of a checkpoint can change without notice.
+Nothing is unpickled. The card (:mod:`.cards`) names the architecture, so that a checkpoint loads
+by itself, and holds the SHA-256 of the weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import platform
 import re
 import reprlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
@@ -26,10 +20,11 @@ from torch import Tensor, nn
 from .._files import write_atomically
 from ..errors import PatchShapError, bad
 from ..masking.token_dropping import TokenDropping
-from .network import PREDICTS, Architecture, ShapleyViT
+from .architecture import Architecture
+from .cards import FORMAT, card_text, check_card, load_card
+from .network import ShapleyViT
 
 __all__ = [
-    "load_card",
     "load_classifier",
     "load_explainer",
     "load_surrogate",
@@ -37,13 +32,8 @@ __all__ = [
     "save_surrogate",
 ]
 
-_FORMAT = "xai_patchshap"
-_VERSION = "2"
-_LARGEST_CARD = 2**24
 _LARGEST_HEADER = 2**23  # of some ten thousand weights
 _NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_ZEROS = b"0" * 64
-_OWN_DIGEST = rb'(?<=\n "sha256": ")[0-9a-f]{64}(?="\n}\n\Z)'
 
 
 def save_surrogate(
@@ -105,55 +95,6 @@ def save_explainer(
         "rmse": network.rmse,
     }
     _save(Path(path), "explainer", network.trained_state(), described, card, dtype)
-
-
-def load_card(path: str | Path) -> dict[str, Any]:
-    """The card of a checkpoint ``NAME.safetensors``.
-
-    Raises
-    ------
-    PatchShapError
-        If there is none, or it is not one.
-    """
-    file = Path(path).with_suffix(".json")
-    try:
-        if not file.is_file():
-            raise FileNotFoundError("no such file")
-        if file.stat().st_size > _LARGEST_CARD:
-            raise ValueError(f"larger than {_LARGEST_CARD} bytes")
-        content = file.read_bytes().replace(b"\r\n", b"\n")  # as git may write it
-        card = json.loads(content.decode(), parse_constant=_no_number)
-        if card["format"] != _FORMAT:
-            raise KeyError("format")
-        if (version := card["version"]) not in ("1", _VERSION):
-            raise KeyError("version")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise bad(
-            "card",
-            f"'{file}' ({type(error).__name__}: {error})",
-            "the JSON card that lies beside every checkpoint of this package",
-            "Keep NAME.json and NAME.safetensors together.",
-        ) from error
-    if version != _VERSION:
-        raise bad(
-            "card",
-            f"'{file}' of version {reprlib.repr(version)}",
-            f"version {_VERSION!r}, with the SHA-256 of card and weights",
-            "Train again; or, if you trust the files, load the weights with safetensors' load_file "
-            "into a model of the same architecture and save it with save_surrogate or "
-            "save_explainer.",
-        )
-    if card.get("sha256") != _card_digest(content):
-        raise bad(
-            "card",
-            f"'{file}', whose contents are not those of its SHA-256",
-            "the card as it was saved",
-            "It is damaged or was edited: copy it again, or save the checkpoint again with the "
-            "card that you want.",
-        )
-    _check_entries(file, card, _OF_EVERY_CARD)
-    _check_entries(file, card, _OF_KIND.get(card["kind"], {}))
-    return dict(card)
 
 
 def load_classifier(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -231,17 +172,6 @@ def load_explainer(path: str | Path, surrogate: nn.Module | None = None) -> Shap
     return network.eval()
 
 
-def check_card(card: dict[str, Any] | None) -> dict[str, Any]:
-    """What is to be said on a card, or an error before all the work."""
-    try:
-        _text_of(dict(card or {}))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise bad(
-            "card", reprlib.repr(card), "a dictionary of what JSON can hold", f"({error})"
-        ) from error
-    return dict(card or {})
-
-
 def _load_model(path: Path, kind: str, model: nn.Module | None) -> nn.Module:
     card, weights = _read(path, kind)
     if model is None:
@@ -282,34 +212,11 @@ def _save(
     if not all(bool(v.isfinite().all()) for v in stored.values()):
         raise bad("model", f"weights that are NaN or infinite as {dtype or 'they are'}", "finite")
     stored = {k: v.contiguous() for k, v in stored.items()}
-    content = save(stored, metadata={"format": _FORMAT, "kind": kind})
-    ours = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "kind": kind,
-        "weights": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
-        **described,
-    }
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-    }
-    last = {"versions": versions, "sha256": _ZEROS.decode()}
-    said = {k: v for k, v in check_card(card).items() if k not in ours and k not in last}
-    text = _text_of({**ours, **said, **last})
-    text = re.sub(_OWN_DIGEST, _card_digest(text).encode(), text)
-    write_atomically(path.with_suffix(".json"), text)
+    content = save(stored, metadata={"format": FORMAT, "kind": kind})
+    whole = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    ours = {"kind": kind, "weights": whole, **described}
+    write_atomically(path.with_suffix(".json"), card_text(ours, check_card(card)))
     write_atomically(path, content)
-
-
-def _text_of(card: dict[str, Any]) -> bytes:
-    return (json.dumps(card, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _card_digest(content: bytes) -> str:
-    """Of a card without its own digest, which is the last it says."""
-    return hashlib.sha256(re.sub(_OWN_DIGEST, _ZEROS, content)).hexdigest()
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -330,9 +237,9 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "a complete .safetensors file",
             "Copy or train it again. Pickled checkpoints (.pt, .pth) are not read.",
         ) from error
-    if marks.get("format") != _FORMAT or marks.get("kind") != kind:
+    if marks.get("format") != FORMAT or marks.get("kind") != kind:
         came = "which is not of this package"
-        if marks.get("format") == _FORMAT:
+        if marks.get("format") == FORMAT:
             came = f"which holds the weights of a {str(marks.get('kind'))[:40]}"
         raise bad("checkpoint", f"'{path}', {came}", f"the weights of a {kind}")
     card = load_card(path)
@@ -389,85 +296,3 @@ def _unlike(path: Path, what: str) -> PatchShapError:
 def _depth_of(surrogate: nn.Module) -> int:
     vit: Any = TokenDropping(surrogate).transformer
     return len(getattr(vit, "blocks", ()))
-
-
-def _check_entries(file: Path, card: dict[str, Any], checks: _Checks) -> None:
-    for key, (fits, expected) in checks.items():
-        if not fits(card.get(key)):
-            raise bad("card", f"'{file}', where {key} is {reprlib.repr(card.get(key))}", expected)
-
-
-def _no_number(word: str) -> Any:
-    raise ValueError(f"{word} is no number of JSON")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value < math.inf
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_weights(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and _is_digest(value.get("sha256"))
-        and _is_whole(value.get("bytes"))
-    )
-
-
-def _is_surrogate(value: Any) -> bool:
-    """A file beside the card, and the digest of its own card."""
-    name = value.get("file") if isinstance(value, dict) else None
-    beside = isinstance(name, str) and re.fullmatch(r"[^/\\:\0]{1,200}\.safetensors", name)
-    return bool(beside) and _is_digest(value.get("sha256"))
-
-
-def _is_architecture(value: Any) -> bool:
-    """None, or what :class:`Architecture` is made of, which has checks of its own."""
-    return value is None or (
-        isinstance(value, dict) and {"name"} <= {*value} <= {"name", "options", "mean", "std"}
-    )
-
-
-def _are(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(fits(v) for v in value)
-
-
-def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
-# What is read of a card: whether it fits, and what was expected.
-_Checks = dict[str, tuple[Callable[[Any], bool], str]]
-_MODEL: _Checks = {
-    "architecture": (_is_architecture, "null, or a name, options, mean and std"),
-}
-_OF_KIND: dict[Any, _Checks] = {
-    "classifier": _MODEL,
-    "surrogate": _MODEL,
-    "explainer": {
-        "surrogate": (_is_surrogate, "the name of a .safetensors file beside it, and a SHA-256"),
-        "n_frozen": (_is_whole, "a whole number"),
-        "n_extra": (_is_whole, "a whole number"),
-        "probability": (lambda value: isinstance(value, bool), "true or false"),
-        "predicts": (lambda value: value in PREDICTS, f"one of {PREDICTS}"),
-        "taps": (_are(_is_whole), "a list of whole numbers"),
-        "ridge": (_or_none(_is_number), "null or a number of at least 0"),
-        "rmse": (_or_none(_are(_is_number)), "null or a list of numbers of at least 0"),
-    },
-}
-_OF_EVERY_CARD: _Checks = {
-    "kind": (lambda value: isinstance(value, str), "a word"),
-    "weights": (_is_weights, "SHA-256 and bytes of the weights"),
-    "class_names": (
-        _or_none(_are(lambda value: isinstance(value, str))),
-        "null or a list of names",
-    ),
-}

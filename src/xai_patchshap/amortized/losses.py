@@ -12,41 +12,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import bad
+from ..estimators.coalitions.shapley_kernel import shapley_kernel_sizes
 from .predicted_game import Prediction
 
 __all__ = [
+    "fastshap_loss",
     "game_loss",
     "kernel_pairs",
-    "regression_loss",
-    "shapley_kernel_sizes",
     "unbiased_values",
 ]
 
 
 _SIZES = 16  # of coalitions, to estimate a predicted game's Shapley values in training
-
-
-def shapley_kernel_sizes(n_players: int) -> Tensor:
-    r"""Probability of each coalition size 1..n-1 under the Shapley kernel.
-
-    :math:`p(k) \propto 1 / (k (n - k))`: the kernel weight of one coalition (Lundberg & Lee,
-    NeurIPS 2017, theorem 2) times the number of coalitions of that size.
-
-    Returns
-    -------
-    Tensor of float64, shape (n_players - 1,)
-
-    Examples
-    --------
-    >>> shapley_kernel_sizes(4)
-    tensor([0.3636, 0.2727, 0.3636], dtype=torch.float64)
-    """
-    if n_players < 2:
-        raise bad("n_players", n_players, "at least 2 players")
-    size = torch.arange(1, n_players, dtype=torch.float64)
-    mass = 1 / (size * (n_players - size))
-    return mass / mass.sum()
 
 
 def kernel_pairs(n_games: int, n_pairs: int, n_players: int, generator: torch.Generator) -> Tensor:
@@ -65,7 +42,7 @@ def kernel_pairs(n_games: int, n_pairs: int, n_players: int, generator: torch.Ge
     -------
     Tensor of bool, shape (n_games, n_pairs, n_players)
     """
-    below = shapley_kernel_sizes(n_players).cumsum(0)
+    below = torch.from_numpy(shapley_kernel_sizes(n_players).cumsum())
     share = torch.rand(n_games, n_pairs, generator=generator, dtype=torch.float64)
     share = (torch.arange(n_pairs) + share) / n_pairs
     size = 1 + torch.searchsorted(below[:-1].contiguous(), share)
@@ -74,7 +51,7 @@ def kernel_pairs(n_games: int, n_pairs: int, n_players: int, generator: torch.Ge
     return order.argsort(dim=-1) < size[..., None]
 
 
-def regression_loss(values: Tensor, halves: Tensor, odd: Tensor) -> Tensor:
+def fastshap_loss(values: Tensor, halves: Tensor, odd: Tensor) -> Tensor:
     r"""FastSHAP's loss (Jethani et al., ICLR 2022, equation 6) on pairs of coalitions.
 
     Its expectation over pairs of the Shapley kernel is
@@ -103,7 +80,7 @@ def regression_loss(values: Tensor, halves: Tensor, odd: Tensor) -> Tensor:
 
 
 def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor, seed: int) -> Tensor:
-    r"""Least squares for a predicted game, and :func:`regression_loss` with less noise.
+    r"""Least squares for a predicted game, and :func:`fastshap_loss` with less noise.
 
     The game is fitted to the pairs themselves. Its own part of their values is then replaced by
     its Shapley values, unbiased from a few random coalitions, before the predicted values are
@@ -115,7 +92,7 @@ def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor, seed: int) ->
     prediction : Prediction
         With a game.
     halves, odd
-        As for :func:`regression_loss`.
+        As for :func:`fastshap_loss`.
     seed : int
         Of the random coalitions; another one in each step.
 
@@ -131,7 +108,7 @@ def game_loss(prediction: Prediction, halves: Tensor, odd: Tensor, seed: int) ->
     shapley = game.shapley_values(_SIZES, 1, torch.Generator().manual_seed(seed))
     signs = 2 * halves.to(own.dtype) - 1
     less_noisy = odd - own.detach() + torch.einsum("bmn,bnk->bmk", signs, shapley)
-    return misfit + regression_loss(prediction.values(), halves, less_noisy)
+    return misfit + fastshap_loss(prediction.values(), halves, less_noisy)
 
 
 def unbiased_values(halves: Tensor, odd: Tensor, difference: Tensor) -> Tensor:

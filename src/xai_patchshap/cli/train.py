@@ -23,7 +23,7 @@ from ..amortized import (
     train_explainer,
     train_surrogate,
 )
-from ..amortized.network import is_plain_transformer
+from ..amortized.architecture import is_plain_transformer
 from ..amortized.training.data import alone_in
 from ..errors import PatchShapError, bad
 from ..models.load import NamedModel, ScoredImages, fetched, load_weights, open_image

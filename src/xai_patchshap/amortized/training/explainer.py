@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from ..._validation import check_memory, checked, one_of, said, whole
 from ...errors import bad
-from ..checkpoints import check_card, save_explainer, save_surrogate
-from ..losses import game_loss, kernel_pairs, regression_loss, unbiased_values
-from ..network import Architecture, ShapleyViT
+from ..architecture import Architecture
+from ..cards import check_card
+from ..checkpoints import save_explainer, save_surrogate
+from ..losses import fastshap_loss, game_loss, kernel_pairs, unbiased_values
+from ..network import ShapleyViT
 from .data import alone_in_out, check_takes, images_of
 from .digests import code_digest, digests_of, model_digest
 from .fit import Fitted, fit
@@ -261,7 +263,7 @@ def train_explainer(
         for rows in torch.split(torch.arange(len(held_out)), 64):
             prediction = network.predict(held_out[rows].to(device))
             halves, odd = held_halves[rows].to(device), held_odd[rows].to(device)
-            found = {"unexplained": regression_loss(prediction.values(), halves, odd)}
+            found = {"unexplained": fastshap_loss(prediction.values(), halves, odd)}
             if (game := prediction.game) is not None:
                 left = game.values(halves) - game.values(~halves) - odd
                 found["unexplained_by_game"] = left.square().sum(-1).mean()
@@ -341,7 +343,7 @@ class _LeastSquares(nn.Module):
                 odd = self.network.odd_values(images, halves)
         prediction = predicted(self.network, images, kept)
         if prediction.game is None:
-            return regression_loss(prediction.values(), halves, odd)
+            return fastshap_loss(prediction.values(), halves, odd)
         return game_loss(prediction, halves, odd, seed)
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..._validation import checked, whole
 from ...masking.token_dropping import TokenDropping
-from ..checkpoints import check_card, save_surrogate
-from ..network import Architecture
+from ..architecture import Architecture
+from ..cards import check_card
+from ..checkpoints import save_surrogate
 from .data import alone_in_out, check_takes, images_of
 from .digests import digests_of, model_digest
 from .fit import Fitted, fit

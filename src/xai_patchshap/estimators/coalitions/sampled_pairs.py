@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..._validation import check_memory, maybe, one_of, said, whole
 from ...errors import bad
+from .shapley_kernel import shapley_kernel_strata
 
 __all__ = ["SAMPLING_RULES", "PairSampler", "Pairs", "check_sampling", "paired_coalitions"]
 
@@ -120,19 +121,14 @@ class PairSampler:
             raise bad("n_players", n_players, "at least 2 players to draw pairs of coalitions")
         one_of(*SAMPLING_RULES)("sampling", rule)
         self.n_players = n_players
-        sizes = np.arange(1, n_players // 2 + 1)
-        # A stratum holds the sizes k and n - k, which coincide in the middle.
-        n_sizes = np.where(2 * sizes == n_players, 1.0, 2.0)
         power = {"kernel": 1.0, "modified_l2": 0.5, "leverage": 0.0}[rule]
-        product = sizes * (n_players - sizes)
-        mass, rate = n_sizes / product, n_sizes / product**power
-        self.mass: NDArray[np.float64] = mass / mass.sum()
-        self.rate: NDArray[np.float64] = rate / rate.sum()
+        self.mass: NDArray[np.float64] = shapley_kernel_strata(n_players)
+        self.rate: NDArray[np.float64] = shapley_kernel_strata(n_players, power)
         self._entropy = np.random.SeedSequence(seed).entropy
         self._offset = np.random.default_rng(self._seed_of(0)).random()
         self._strata: dict[int, _Stratum] = {}
         self.n_pairs_of: NDArray[np.float64] = np.array(
-            [float(_pairs_of_size(n_players, int(k))) for k in sizes]
+            [float(_pairs_of_size(n_players, k)) for k in range(1, n_players // 2 + 1)]
         )
 
     def _seed_of(self, size: int) -> np.random.SeedSequence:
