@@ -9,7 +9,7 @@ from PIL import Image
 
 from xai_patchshap import Interactions, __version__
 from xai_patchshap.cli import main
-from xai_patchshap.cli import pictures as _pictures
+from xai_patchshap.cli import result_files as _files
 from xai_patchshap.estimators import ExactInteractions
 from xai_patchshap.plots import redraw
 
@@ -172,9 +172,9 @@ def test_a_photograph_is_turned_as_the_camera_was_held(workplace):
 
 def test_classes_of_one_name_have_pictures_of_their_own(tmp_path, monkeypatch):
     found = ExactInteractions(2).estimate(np.arange(8.0).reshape(4, 2) ** 2)
-    monkeypatch.setattr(_pictures, "interaction_network", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(_files, "interaction_network", lambda *_, **__: Figure((1, 1)))
     names = {"class_names": ["crane", "crane"], "classes": [134, 517], "photo": 0, "labels": 0}
-    files = _pictures.draw_pairs(tmp_path, names, found)
+    files = _files._draw_pairs(tmp_path, names, found)
     assert files == ["134-crane.png", "517-crane.png"]
 
 

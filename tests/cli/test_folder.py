@@ -17,12 +17,10 @@ from xai_patchshap._files import draft_of
 from xai_patchshap.cli import folder as _folder
 from xai_patchshap.cli import index_page as _page
 from xai_patchshap.cli import main
-from xai_patchshap.cli import pictures as _pictures
 from xai_patchshap.cli import result_files as _files
 from xai_patchshap.cli import settings as _settings
 from xai_patchshap.cli.folder import group_size
-from xai_patchshap.cli.images import digest_of, images_below, images_of
-from xai_patchshap.cli.prepared_images import read_subject
+from xai_patchshap.cli.images import digest_of, images_below, images_of, read_subject
 from xai_patchshap.cli.provenance import provenance
 from xai_patchshap.models.load import NamedModel, load_model
 from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
@@ -51,7 +49,7 @@ ORDINARY = ["a", "sub/b", "sub/c", "sub/deep/d"]
 
 
 @pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch):
+def _quick_files(monkeypatch):
     """Pictures are drawn in test_cli.py; here they would take most of the time."""
 
     def picture(path):
@@ -60,7 +58,7 @@ def _quick_pictures(monkeypatch):
         return Figure((1, 1))
 
     monkeypatch.setattr(_files, "redraw", picture)
-    monkeypatch.setattr(_pictures, "interaction_network", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(_files, "interaction_network", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture

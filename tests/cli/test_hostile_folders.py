@@ -17,11 +17,10 @@ from PIL import Image
 
 from xai_patchshap.cli import images as _images
 from xai_patchshap.cli import main
-from xai_patchshap.cli import pictures as _pictures
 from xai_patchshap.cli import result_files as _files
-from xai_patchshap.cli.images import images_of, result_name
-from xai_patchshap.cli.prepared_images import read_subject
+from xai_patchshap.cli.images import images_of, read_subject, result_name
 from xai_patchshap.cli.provenance import weights_of
+from xai_patchshap.cli.results import plain
 
 MODEL = """
 import torch
@@ -33,9 +32,9 @@ FACTOR = 1
 
 
 @pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch):
+def _quick_files(monkeypatch):
     monkeypatch.setattr(_files, "redraw", lambda _: Figure((1, 1)))
-    monkeypatch.setattr(_pictures, "interaction_network", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(_files, "interaction_network", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(autouse=True)
@@ -197,8 +196,8 @@ def test_names_that_are_no_text(capsys):
 
 def test_names_that_are_formulas_or_have_letters_that_no_font_has(tmp_path):
     figure = Figure((1, 1))
-    figure.subplots().set_title(_pictures.plain("$\\frac$ 日本") + "\t")
-    _pictures.save_figure(figure, tmp_path / "x.png")
+    figure.subplots().set_title(plain("$\\frac$ 日本") + "\t")
+    _files.save_figure(figure, tmp_path / "x.png")
     assert (tmp_path / "x.png").exists()
 
 

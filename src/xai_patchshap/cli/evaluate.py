@@ -29,7 +29,7 @@ from ..models.batch import BatchModel
 from ..models.load import NamedModel
 from ..models.vit_anatomy import vit_patch_size
 from .failures import Failures
-from .images import identified, images_of, shown
+from .images import identified, images_of, read_subject, shown, source_of
 from .methods import ImageGame, SurrogateScores, attributed
 from .model import (
     batch_rows,
@@ -40,7 +40,6 @@ from .model import (
     scores_of,
     trained,
 )
-from .prepared_images import read_subject, source_of
 from .provenance import provenance
 from .resume import Kept, Record, check_same
 from .settings import EvaluateSettings

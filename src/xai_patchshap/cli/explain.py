@@ -18,9 +18,8 @@ from ..errors import PatchShapError
 from ..samples import CIFAR10_CLASSES, cifar10_images, cifar10_path
 from .failures import Failures
 from .folder import explain_folders
-from .images import identified, images_of, shown
+from .images import Subject, identified, images_of, read_subject, shown, source_of
 from .model import Task, batch_rows, class_name, scores_of, started
-from .prepared_images import Subject, read_subject, source_of
 from .result_files import SUFFIXES, read_record, write_result
 from .results import Result, chosen_classes, explain_together
 from .resume import Kept

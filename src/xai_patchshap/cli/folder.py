@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 
 from ..errors import PatchShapError, bad
 from .failures import Failures
-from .images import identified, shown
+from .images import Subject, identified, read_subject, shown, source_of
 from .index_page import write_index
 from .model import Task, batch_rows, scores_of
-from .prepared_images import Subject, read_subject, source_of
 from .result_files import SUFFIXES, add_picture, read_record, write_result
 from .results import explain_together
 from .resume import Kept

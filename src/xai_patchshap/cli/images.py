@@ -1,4 +1,4 @@
-"""Image files for the command line: finding them, naming them and telling them apart."""
+"""Images of the command line: found, named, told apart, and made ready for a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
-from ..errors import bad
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import PatchShapError, bad, rename
+from ..models.load import NamedModel, check_image, open_image
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
+# Least side of a picture in pixels.
+_PICTURE = 448
 # As torchvision's ImageFolder has them.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Folders of images that are called as our files are: x.png/y.jpg beside x.jpg.
@@ -42,8 +51,6 @@ def identified(path: Path) -> str:
     """
     if path.is_dir():
         raise bad("image", f"'{path}'", "a folder that can be read")
-    from ..models.load import check_image
-
     check_image(path)
     digest = digest_of(path)
     if not digest:
@@ -136,3 +143,40 @@ def images_of(paths: Sequence[Path], out: Path) -> list[tuple[str, Path]]:
             if real not in found or (found[real][1].is_symlink() and not file.is_symlink()):
                 found[real] = (result_name(file.relative_to(above)), file)
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An image to explain: ``x`` as the model takes it, ``photo`` to look at."""
+
+    name: str
+    x: Tensor
+    photo: NDArray[np.uint8]
+    source: str = ""
+    digest: str = ""
+
+
+def read_subject(
+    named: NamedModel, name: str, image: Any, digest: str = "", source: str = ""
+) -> Subject:
+    """An image, or the file of one, made ready for the model."""
+    if isinstance(image, Path):
+        source, digest = source_of(image), digest or digest_of(image)
+        image = open_image(image)
+    zoom = max(2, -(-_PICTURE // min(named.size)))
+    try:
+        x, larger = named.prepare(image), named.prepare(image, zoom=zoom)
+    except PatchShapError as error:
+        rename(error, {"image": f"image '{source or name}'"})
+        raise
+    except (OSError, ValueError, MemoryError) as error:  # of the image library
+        came = f"'{source or name}'"
+        raise bad("image", came, "an image that can be resized", f"({error})") from error
+    photo = (larger.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    photo = photo[..., 0] if photo.shape[2] == 1 else photo[..., :3]
+    return Subject(name, x, photo, source, digest)
+
+
+def source_of(path: Path) -> str:
+    """Where an image lies, links followed."""
+    return os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Files of results: written, and read back."""
+"""Files of results, with their pictures: written, and read back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from .._files import draft_of
-from ..plots import redraw
-from .pictures import draw_pairs, save_figure
-from .results import Result
+from ..estimators import Interactions
+from ..plots import interaction_network, redraw
+from .results import Result, plain
 from .resume import Record
 
 __all__: list[str] = []  # parts of the command line, for no one else
@@ -44,7 +47,7 @@ def write_result(out: Path, result: Result) -> list[Path]:
         if result.interactions is not None:
             drafts[2].mkdir()
             result.interactions.save(drafts[2] / _INTERACTIONS)
-            names = draw_pairs(drafts[2], result.arrays, result.interactions)
+            names = _draw_pairs(drafts[2], result.arrays, result.interactions)
         pairs = [f"{beside.name}/{name}" for name in names]
         with drafts[0].open("wb") as stream:
             np.savez_compressed(stream, **result.arrays, pairs=np.array(pairs, dtype=str))
@@ -63,12 +66,39 @@ def write_result(out: Path, result: Result) -> list[Path]:
     return [file.parent / name for name in pairs]
 
 
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a picture; letters that the font lacks are boxes in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(file, dpi=150)
+
+
 def add_picture(out: Path, name: str) -> None:
     """Draw the picture of a result, if it is missing."""
     picture = out / f"{name}.png"
     if not picture.exists():
         save_figure(redraw(out / f"{name}.npz"), draft_of(picture))
         draft_of(picture).replace(picture)
+
+
+def _draw_pairs(folder: Path, arrays: dict[str, Any], found: Interactions) -> list[str]:
+    """One picture of the pairs for each class, and what they are called."""
+    if found.order < 2:
+        return []
+    names = []
+    for k, (index, class_) in enumerate(zip(arrays["classes"], arrays["class_names"], strict=True)):
+        figure = interaction_network(
+            arrays["photo"],
+            arrays["labels"],
+            found.matrix()[:, :, k],
+            title=plain(class_),
+            label=f"interaction ({found.index})",
+            std=np.nan_to_num(found.matrix_std()[:, :, k], posinf=1e300),
+        )
+        slug = "".join(c if c.isalnum() else "-" for c in class_)[:40]
+        names.append(f"{index}-{slug}.png")
+        save_figure(figure, folder / names[-1])
+    return names
 
 
 def read_record(file: Path) -> Record | None:

@@ -17,9 +17,8 @@ from ..errors import bad
 from ..estimators import Interactions
 from ..models.load import NamedModel
 from ..targets.outputs import outputs_called
+from .images import Subject
 from .model import Task, class_name, explained
-from .pictures import plain
-from .prepared_images import Subject
 from .settings import ExplainSettings
 
 __all__: list[str] = []  # parts of the command line, for no one else
@@ -140,3 +139,8 @@ def _value_name(settings: ExplainSettings) -> str:
     if index not in ("SII", "SV"):
         return f"{index}, order 1"
     return "Owen value" if settings.method == "owen_bpt" else "Shapley value"
+
+
+def plain(text: str) -> str:
+    """A title that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
