@@ -103,6 +103,7 @@ ORDER = {
         "captum_face",
         "core",
         "solve",
+        "methods",
     ],
 }
 

@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._methods import check_method
 from ._validation import list_of_names, maybe
 from .errors import PatchShapError, bad, rename, warnings_said
+from .explainers.methods import check_method
 
 if TYPE_CHECKING:
     import shap

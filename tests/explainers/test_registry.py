@@ -27,7 +27,7 @@ from xai_patchshap import (
     PatchShapError,
     ViTShapleyAmortized,
 )
-from xai_patchshap._methods import METHODS
+from xai_patchshap.explainers.methods import METHODS
 from xai_patchshap.explainers.registry import Explainer, method_class, register, unregister
 from xai_patchshap.samples import cifar10_path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .._methods import COMPARED, METHODS, dashed
+from ..explainers.methods import COMPARED, METHODS, dashed
 from . import settings
 from .settings import DEMO_MODEL, INDICES, OBJECTIVES, PREDICTS, SCALES
 

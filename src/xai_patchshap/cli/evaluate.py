@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._files import only_process_in, write_text
-from .._methods import dashed
 from ..errors import PatchShapError, bad
 from ..evaluation import deletion_curve, insertion_curve
 from ..evaluation.correlations import random_coalitions, rank_correlation
 from ..explainers import PatchExplainer
+from ..explainers.methods import dashed
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
 from ..models.load import NamedModel

@@ -17,13 +17,13 @@ from captum.attr import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._methods import COMPARED as _COMPARED
-from .._methods import METHODS, dashed, underscored
 from .._validation import check_memory, said
 from ..amortized import ShapleyViT
 from ..errors import bad
 from ..evaluation.other_methods import leave_one_out, rise
 from ..explainers import PatchExplainer
+from ..explainers.methods import COMPARED as _COMPARED
+from ..explainers.methods import METHODS, dashed, underscored
 from ..explainers.registry import method_class
 from ..game import Game, Request
 from ..masking.patch_masker import PatchMasker

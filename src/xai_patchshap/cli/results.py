@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
-from .._methods import dashed
 from ..errors import bad
 from ..estimators import Interactions
+from ..explainers.methods import dashed
 from ..models.load import NamedModel
 from ..targets.outputs import outputs_called
 from .images import Subject

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .._methods import COMPARED, check_method, dashed
 from .._validation import Constraint, finite, maybe, whole
 from ..errors import bad
+from ..explainers.methods import COMPARED, check_method, dashed
 from .words import FLAGS
 
 __all__: list[str] = []  # parts of the command line, for no one else

@@ -20,11 +20,11 @@ from typing import Any
 import shap
 
 from .._compat import InvalidAlgorithmError
-from .._methods import METHODS, nearest, underscored
 from ..errors import PatchShapError, bad
 from ..masking.patch_masker import PatchMasker
 from ..models.huggingface import pipeline_of, sees_images
 from .base import PatchExplainer
+from .methods import METHODS, nearest, underscored
 from .patch_kernel_shap import PatchKernelShap
 
 __all__ = ["Explainer", "register", "unregister"]

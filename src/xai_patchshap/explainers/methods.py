@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
-from .errors import bad
+from ..errors import bad
 
 __all__: list[str] = []  # read by the registry, explain_image, the command line and comparisons
 
