@@ -21,6 +21,7 @@ ORDER = {
     "": [
         "__main__",
         "cli",
+        "testing",
         "explain_image",
         "evaluation",
         "plots",
@@ -73,6 +74,7 @@ ORDER = {
         "all_coalitions",
     ],
     "estimators.process": ["posterior", "prior", "evidence", "kernel"],
+    "testing": ["checks", "promises", "subject", "games"],
     "plots": [
         "attribution_maps",
         "compare_maps",

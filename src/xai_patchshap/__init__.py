@@ -62,6 +62,7 @@ else:
             "plots",
             "samples",
             "targets",
+            "testing",
         ),
     )
 

@@ -82,17 +82,8 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" not in vars(cls):
-            return
-        own = inspect.signature(cls.__init__)
-        cls.__signature__ = _SignatureOfTheClass(own)
-        # shap's load passes on what getfullargspec calls positional, and nothing else.
-        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        loose = [
-            p.replace(kind=positional) if p.kind is p.KEYWORD_ONLY else p
-            for p in own.parameters.values()
-        ]
-        cls.__init__.__signature__ = own.replace(parameters=loose)  # type: ignore[attr-defined]
+        if "__init__" in vars(cls):
+            _take_by_keyword(cls)
 
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", type(self.model).__name__)
@@ -204,3 +195,18 @@ class PatchExplainer(CaptumFace, ShapFace, PerturbationAttribution, shap.Explain
 
 def _equal(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(np.all(value == default)))
+
+
+def _take_by_keyword(cls: type[PatchExplainer]) -> None:
+    """Let shap's load pass on all arguments: it knows what getfullargspec calls positional."""
+    own = inspect.signature(cls.__init__)
+    cls.__signature__ = _SignatureOfTheClass(own)
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    loose = [
+        p.replace(kind=positional) if p.kind is p.KEYWORD_ONLY else p
+        for p in own.parameters.values()
+    ]
+    cls.__init__.__signature__ = own.replace(parameters=loose)  # type: ignore[attr-defined]
+
+
+_take_by_keyword(PatchExplainer)
