@@ -57,6 +57,7 @@ ORDER = {
         "choose",
         "shapley",
         "interactions",
+        "owen_forest",
         "owen",
         "coalitions",
         "process",
@@ -65,7 +66,7 @@ ORDER = {
         "indices",
         "units",
     ],
-    "estimators.shapley": ["gaussian_process", "kernel_shap", "exact"],
+    "estimators.shapley": ["gaussian_process", "kernel_shap", "pair_regression", "exact"],
     "estimators.interactions": ["gaussian_process", "regression", "exact", "interactions"],
     "estimators.coalitions": [
         "designed_pairs",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._arrays import as_array, as_tensor
+from ._typing import Bools, Floats
 from ._validation import check_memory, whole
 from .errors import PatchShapError, bad, raised_by
 from .masking.coalition_inputs import CoalitionInputs
@@ -24,8 +25,6 @@ __all__ = ["Game", "Request"]
 _WINDOW = 32
 _ENTRIES = 2**20  # of values that the link is applied to at once
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Forward = Callable[[tuple[Tensor, ...], Tensor], Any]
 
 

@@ -195,7 +195,7 @@ def test_rows_of_many_players_are_the_same_however_many_are_drawn_at_once(monkey
 
 
 def test_a_large_design_is_solved_as_a_small_one(monkeypatch):
-    from xai_patchshap.estimators.shapley import kernel_shap as kernel
+    from xai_patchshap.estimators.shapley import pair_regression
 
     z = KernelShap(30, 400).coalitions
     weights = np.random.default_rng(0).normal(size=(30, 3))
@@ -203,8 +203,8 @@ def test_a_large_design_is_solved_as_a_small_one(monkeypatch):
     for budget in (20, 50, 70, 400):  # fewer pairs than players, hardly more, many more
         expected = KernelShap(30, budget).estimate(values[:budget])
         with monkeypatch.context() as m:
-            m.setattr(kernel, "_SMALL", 0)
-            m.setattr(kernel, "_CHUNK_ENTRIES", 100)
+            m.setattr(pair_regression, "_SMALL", 0)
+            m.setattr(pair_regression, "_CHUNK_ENTRIES", 100)
             found = KernelShap(30, budget).estimate(values[:budget])
         np.testing.assert_allclose(found.values, expected.values, atol=1e-10)
         np.testing.assert_allclose(found.error_std, expected.error_std, atol=1e-7)

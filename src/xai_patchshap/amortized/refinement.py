@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._typing import Floats
 from ..estimators import Estimate, GaussianProcessShap, KernelShap, Plan
 from .predicted_game import PredictedGame
 
 __all__ = ["PatchPrediction", "RefinedPrediction"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

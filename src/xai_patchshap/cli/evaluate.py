@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -45,8 +44,6 @@ from .resume import Kept, Record, check_same
 from .settings import EvaluateSettings
 
 __all__: list[str] = []  # parts of the command line, for no one else
-
-Floats = NDArray[np.float64]
 
 # Added to the seed: a method that draws its masks as the scores do would be scored on its own.
 _OTHER = 1_000_003

@@ -14,9 +14,9 @@ from captum.attr import (
     KernelShap,
     Saliency,
 )
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._typing import Bools, Floats
 from .._validation import check_memory, said
 from ..amortized import ShapleyViT
 from ..errors import bad
@@ -32,9 +32,6 @@ from ..models.batch import BatchModel
 from .model import explained
 
 __all__: list[str] = []  # parts of the command line, for no one else
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 GRADIENTS = ("integrated-gradients", "saliency", "input-x-gradient", "smoothgrad")
 OURS = tuple(map(dashed, METHODS))

@@ -15,7 +15,8 @@ from .interactions.exact import ExactInteractions
 from .interactions.gaussian_process import GaussianProcessInteractions
 from .interactions.interactions import Interactions
 from .interactions.regression import RegressionInteractions
-from .owen import OwenForest, OwenRefiner
+from .owen import OwenRefiner
+from .owen_forest import OwenForest
 from .shapley.exact import ExactShapley
 from .shapley.gaussian_process import GaussianProcessShap
 from .shapley.kernel_shap import KernelShap

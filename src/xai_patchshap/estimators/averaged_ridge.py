@@ -10,7 +10,6 @@ from .._typing import Floats
 
 __all__ = ["SIGNAL_TO_NOISE", "AveragedRidge"]
 
-
 # Signal-to-noise ratios that are averaged over.
 SIGNAL_TO_NOISE = np.logspace(-3.0, 3.0, 41)
 _NEGLIGIBLE = 1e-20  # a share of the evidence that changes nothing

@@ -51,7 +51,6 @@ __all__ = [
     "moebius_weights",
 ]
 
-
 INDICES = ("SV", "BV", "SII", "BII", "k-SII", "STII", "FSII", "FBII")
 _DEGREE = 64
 # Those whose values of all orders add up to v(N) - v(empty).

@@ -20,7 +20,6 @@ __all__ = [
     "units_of",
 ]
 
-
 _BLOCK_ENTRIES = 2**20  # of the values that are worked on at once
 _FEWEST = 8  # coalitions of a constant game: what fewer have in common says little
 _ROUNDING = 2 * np.finfo(float).eps  # that a constant game may show, relative

@@ -15,17 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
+from .._typing import Bools, Floats
 from .._validation import whole
 from ..errors import bad
 from ..models.outputs import one_score_each
 
 __all__ = ["faithfulness", "sensitivity_n"]
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 GameLike = Callable[[Bools], Any]
 
 _BATCH_SIZE = 64

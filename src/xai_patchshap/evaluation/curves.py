@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._typing import Floats
 from ..errors import bad
 from ..models.outputs import one_score_each
 
 __all__ = ["Curve", "IoU", "deletion_curve", "insertion_curve", "masker_game", "max_iou"]
 
-Floats = NDArray[np.float64]
 GameLike = Callable[[NDArray[np.bool_]], Any]
 
 _FORMS = ("plain", "clipped", "adjusted")

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from .._compat import loaded_classes
+from .._typing import Bools, Floats
 from ..amortized import ShapleyViT
 from ..errors import bad
 from ..estimators import KernelShap
@@ -37,8 +37,6 @@ __all__ = [
     "rise",
 ]
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Attributions = tuple[str, int | None, Floats]
 Games = Callable[[Bools], Floats]
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._files import write_atomically
+from .._typing import Bools, Floats
 from .._validation import whole
 from ..amortized import ShapleyViT, explained_variance, per_image_correlation, shapley_values
 from ..errors import bad
@@ -31,8 +32,6 @@ from .other_methods import METHODS, Explanations, ImageGames
 
 __all__ = ["QualityReport", "quality_report"]
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 _Play = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 _CLASSES = ("target", "non-target")

@@ -16,7 +16,6 @@ from .scale import centred_scale, opaque_diverging
 
 __all__ = ["interaction_matrix"]
 
-
 _FEW = 36  # up to so many players, each has its own tick
 
 

@@ -23,7 +23,6 @@ from .scale import centred_scale, opaque_diverging, scale_end
 
 __all__ = ["interaction_network"]
 
-
 _NEGATIVE, _POSITIVE = (colormaps["RdBu_r"](at) for at in (0.08, 0.92))
 
 
@@ -131,10 +130,18 @@ def interaction_network(
         panel.text(x, below, name, fontsize=8, ha="center", va="top", path_effects=halo, zorder=4)
     colour_bar(figure, panel, scale, "main effect (colour and area of nodes)")
 
-    # What width and colour mean: the strongest and the weakest line of either sign.
+    said = f"{label}: zero for all pairs"
+    if len(order):
+        said = f"{label}: {len(order)} strongest of {len(first)} pairs"
+    doubt = ", dotted below two standard errors" if doubtful.any() else ""
+    _key(figure, values, colors, widths, said + doubt)
+    return figure
+
+
+def _key(figure: Figure, values: Floats, colors: Floats, widths: Floats, title: str) -> None:
+    """What width and colour mean: the strongest and the weakest line of either sign."""
     of_signs = (np.flatnonzero(values < 0), np.flatnonzero(values > 0)[::-1])
     at = [n for of_sign in of_signs for n in of_sign[[0, -1][: of_sign.size]]]
-    drawn = f"{len(order)} strongest of {len(first)} pairs" if len(order) else "zero for all pairs"
     figure.legend(
         [Line2D([], [], color=tuple(colors[n]), linewidth=widths[n]) for n in at],
         [f"{values[n]:+.3g}".replace("-", "\N{MINUS SIGN}") for n in at],
@@ -142,10 +149,8 @@ def interaction_network(
         ncols=4 if figure.get_figwidth() > 5 else 2,
         frameon=False,
         fontsize=9,
-        title=f"{label}: {drawn}"
-        + (", dotted below two standard errors" if doubtful.any() else ""),
+        title=title,
     )
-    return figure
 
 
 def _centres(players: NDArray[np.int64], n: int) -> Floats:

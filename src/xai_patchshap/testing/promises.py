@@ -21,7 +21,6 @@ from .subject import ALL, CELLS, SIDE, K, N, Subject, added_up, hold, random_sta
 
 __all__ = ["OF_TOYS", "PROMISES", "knows_games_of_all_coalitions"]
 
-
 # ----- two families ------------------------------------------------------------------------
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..._typing import Floats
 from ...errors import bad
 
 __all__ = ["shapley_kernel_sizes", "shapley_kernel_strata"]
-
-Floats = NDArray[np.float64]
 
 
 def shapley_kernel_sizes(n_players: int, power: float = 1.0) -> Floats:

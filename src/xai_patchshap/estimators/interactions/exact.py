@@ -14,7 +14,6 @@ from .interactions import Interactions, subsets
 
 __all__ = ["ExactInteractions", "exact_interactions"]
 
-
 # Entries of the matrix of weights that is held at once.
 _CHUNK_ENTRIES = 2**23
 

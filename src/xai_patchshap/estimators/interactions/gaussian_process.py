@@ -24,7 +24,6 @@ from .interactions import Interactions, subsets
 
 __all__ = ["GaussianProcessInteractions"]
 
-
 # Guides that are for themselves: the classes of high score depend on other patches than the rest.
 _LEADING = 4
 _FEWEST_PAIRS = 4  # below which nothing is claimed about errors

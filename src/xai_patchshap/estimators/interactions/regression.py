@@ -40,7 +40,6 @@ from .interactions import Interactions, k_sii_of_sii, subsets
 
 __all__ = ["RegressionInteractions"]
 
-
 REGRESSION_INDICES = ("SV", "BV", "SII", "k-SII", "FSII", "FBII")
 _BASE = {"SV": "FSII", "BV": "FBII", "k-SII": "SII"}
 

@@ -17,7 +17,6 @@ from .kernel import flare_slope, kernel, own
 
 __all__ = ["LEARN_FROM_OUTPUTS", "learned", "negative_evidence"]
 
-
 # Pairs that the strengths are learned from: more cost time and change little.
 _LEARN_FROM = 256
 LEARN_FROM_OUTPUTS = 16

@@ -23,7 +23,6 @@ from .prior import HalfPrior
 
 __all__ = ["HalfGame", "halves"]
 
-
 _ROUNDING = 1e-6  # of models in single precision, relative
 # Times the variance, for what one choice of parameters hides: 90 % intervals then cover .90 of the
 # values of 16 patches, on average over the games that it was chosen on.

@@ -13,7 +13,6 @@ from ..units import constant_outputs
 
 __all__ = ["GaussianProcessShap"]
 
-
 _MOST_PLAYERS = 1000  # weights of more overflow
 
 
