@@ -141,6 +141,13 @@ def test_the_largest_outputs_by_both_faces(kind, cifar10_network):
     np.testing.assert_array_equal(explainer.last_run.outputs, top)
 
 
+def test_a_small_budget_is_doubted_by_the_name_that_its_user_typed():
+    x = torch.rand(1, 3, 56, 56)
+    explainer = PatchKernelShap(lambda x: x.mean((2, 3)))
+    with pytest.warns(UserWarning, match=r"^budget=20 is few for 49 players.*Give budget=392"):
+        explainer.attribute_outputs(x, "top1", budget=20)
+
+
 def test_outputs_by_name():
     explainer, x = made(PatchKernelShap, None, output_names=NAMES)
     by_name = explainer(x, outputs=["Cow", 1], silent=True)

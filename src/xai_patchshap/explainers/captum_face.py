@@ -54,7 +54,8 @@ class Asked:
     extra: tuple[Any, ...]
     target: Any = None
     outputs: Any = None  # in place of a target
-    n_samples: int | None = None
+    budget: int | None = None  # of model evaluations; None for one of our choice
+    budget_name: str = "n_samples"
     rows: int = 1  # of each example in one call of the model
     by_default: bool = False  # nobody chose the players
 
@@ -261,7 +262,8 @@ class CaptumFace(Core):
             masks,
             backgrounds,
             format_forward_args(additional_forward_args) or (),
-            n_samples=self._check_budget(budget_name, n_samples, len(backgrounds[0])),
+            budget=self._check_budget(budget_name, n_samples, len(backgrounds[0])),
+            budget_name=budget_name,
             rows=rows,
             by_default=by_default,
         )
@@ -277,7 +279,7 @@ class CaptumFace(Core):
             whole, prediction = self._first_look(model, asked.inputs, asked.extra)
             looked = time.perf_counter() - begun
             request, forward, ids = self._request(model, asked, whole)
-            run = self._run(forward, request, [prediction], asked.n_samples, bar)
+            run = self._run(forward, request, [prediction], asked.budget, bar)
         run["model_seconds"] += looked
         run["seconds"] = time.perf_counter() - started
         return Attributed(asked.inputs, asked.masks, ids, Run(**run))
@@ -286,12 +288,8 @@ class CaptumFace(Core):
         self, model: BatchModel, asked: Asked, whole: Tensor
     ) -> tuple[Request, Forward, list[NDArray[np.int64]]]:
         """The game that Captum's arguments ask for, and the ids of its players."""
-        n, inputs, backgrounds, masks = (
-            len(asked.inputs[0]),
-            asked.inputs,
-            asked.backgrounds,
-            asked.masks,
-        )
+        inputs, backgrounds, masks = asked.inputs, asked.backgrounds, asked.masks
+        n = len(inputs[0])
         if asked.outputs is None:
             selected = select_target(whole, asked.target)
             shared = is_one_value_per_batch(selected, asked.target, n, asked.rows, whole.dim())
@@ -304,7 +302,7 @@ class CaptumFace(Core):
             masks = tuple(m[None] for m in masks)
         labels, ids = as_labels(masks, len(inputs[0]))
         bound = CoalitionInputs(inputs, backgrounds, labels, tuple(map(len, ids)))
-        self._warn_of_doubts("n_samples", asked.n_samples, bound, asked.by_default)
+        self._warn_of_doubts(asked.budget_name, asked.budget, bound, asked.by_default)
         guides = None
         if whole.dim() > 1 and not shared:
             guides = self._guide_columns(whole.detach().flatten(1).double().cpu().numpy())
