@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from xai_patchshap import ViTShapleyAmortized
 from xai_patchshap.amortized import (
     Architecture,
+    Recipe,
     Schedule,
     ShapleyViT,
     calibrate,
@@ -168,21 +169,17 @@ def heads(a: argparse.Namespace) -> dict[str, Any]:
                 surrogate,
                 training,
                 out,
-                validation=validation,
-                n_pairs=12,
-                fresh=False,
-                n_frozen=6,
-                taps=(2, 4),
-                predicts=predicts,
-                schedule=Schedule(
+                Recipe(n_pairs=12, fresh=False, n_frozen=6, taps=(2, 4), predicts=predicts),
+                Schedule(
                     epochs=a.epochs,
                     batch_size=64,
                     learning_rate=2e-3,
                     weight_decay=0.05,
                     validations=a.epochs,
                 ),
+                validation=validation,
             )
-            calibrate(network, torch.stack(validation[:10]), n_reference=1024)
+            calibrate(network, torch.stack(validation[:10]), reference_budget=1024)
             if not found:
                 reference = shapley_values(network, held, a.reference, seed=10)
                 reference = np.take_along_axis(reference, target, axis=2)[..., 0]

@@ -2,7 +2,7 @@
 
     python kill_and_resume.py STAGE FOLDER SEED
 
-STAGE is surrogate, fastshap, pairs or regression. Prints the number of kills and whether the
+STAGE is surrogate, fastshap, pairs or labels. Prints the number of kills and whether the
 weights are those of the run that was let alone.
 """
 
@@ -19,7 +19,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from xai_patchshap.amortized import Schedule, train_explainer, train_surrogate
+from xai_patchshap.amortized import Recipe, Schedule, train_explainer, train_surrogate
 
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-2, save_every=3, validations=7)
 KILLS = 3
@@ -32,16 +32,17 @@ def train(stage, out):
         num_classes=3, proj_drop_rate=0.1,
     )  # fmt: skip
     images = list(torch.rand(100, 3, 16, 16))
-    common = {"validation": images[:8], "schedule": SCHEDULE, "progress": False}
+    common = {"validation": images[:8], "progress": False}
     if stage == "surrogate":
-        train_surrogate(vit, images, out, n_sizes=2, **common)
+        train_surrogate(vit, images, out, SCHEDULE, n_sizes=2, **common)
         return
     kind = {
         "fastshap": {},
         "pairs": {"fresh": False, "keep_tokens": True},
-        "regression": {"objective": "regression"},
+        "labels": {"objective": "labels"},
     }[stage]
-    train_explainer(vit, images, out, n_pairs=2, n_frozen=1, **kind, **common)
+    recipe = Recipe(n_pairs=2, n_frozen=1, **kind)
+    train_explainer(vit, images, out, recipe, SCHEDULE, **common)
 
 
 def forked(stage, out):

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import threading
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from xai_patchshap import PatchShapError
 from xai_patchshap import _files as _folders
 from xai_patchshap._files import only_process_in
 from xai_patchshap.amortized import (
+    Recipe,
     Schedule,
     ShapleyViT,
     calibrate,
@@ -33,19 +35,25 @@ STAGES = {
     "fresh pairs": (train_explainer, {"n_pairs": 2}),
     "kept pairs": (train_explainer, {"fresh": False, "n_pairs": 2}),
     "kept tokens": (train_explainer, TOKENS),
-    "labels": (train_explainer, {"objective": "regression", "n_pairs": 2}),
+    "labels": (train_explainer, {"objective": "labels", "n_pairs": 2}),
 }
 KEEP = [name for name in STAGES if name != "fresh pairs"]
 
 
 def train(stage, out, images=None, model=None, **options):
     function, own = STAGES[stage]
-    common = {"schedule": ONE_EPOCH, "validation": list(random_images(6, seed=1))}
+    given = {**own, **options}
+    seed = {"seed": given.pop("seed")} if "seed" in given else {}
+    schedule = replace(given.pop("schedule", ONE_EPOCH), **seed)
+    if function is train_explainer:
+        chosen = {f.name for f in fields(Recipe)} & set(given)
+        given["recipe"] = Recipe(**{name: given.pop(name) for name in chosen})
     return function(
         tiny_vit() if model is None else model,
         list(random_images(24)) if images is None else images,
         out,
-        **{"progress": False, **common, **own, **options},
+        schedule=schedule,
+        **{"progress": False, "validation": list(random_images(6, seed=1)), **given},
     )
 
 
@@ -386,7 +394,7 @@ def test_tensors_subsets_and_lists_of_the_same_images_are_the_same():
 def test_a_calibration_goes_on_where_it_was(tmp_path, monkeypatch):
     network = ShapleyViT(tiny_vit(), n_frozen=1).eval()
     images = random_images(6)
-    asked, right = [], calibrate(copy.deepcopy(network), images, n_reference=40, budgets=(16,))
+    asked, right = [], calibrate(copy.deepcopy(network), images, reference_budget=40, budgets=(16,))
     original = ShapleyViT.coalition_values
 
     def counted(self, images, *arguments):
@@ -396,7 +404,7 @@ def test_a_calibration_goes_on_where_it_was(tmp_path, monkeypatch):
         return original(self, images, *arguments)
 
     monkeypatch.setattr(ShapleyViT, "coalition_values", counted)
-    options = {"n_reference": 40, "budgets": (16,), "keep": tmp_path}
+    options = {"reference_budget": 40, "budgets": (16,), "keep": tmp_path}
     stop = 2
     with pytest.raises(KeyboardInterrupt):
         calibrate(network, images, **options)

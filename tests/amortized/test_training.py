@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import nn
 
 from xai_patchshap import PatchShapError, TokenDropping
 from xai_patchshap.amortized import (
+    Recipe,
     Schedule,
     ShapleyViT,
     explained_variance,
@@ -30,7 +32,7 @@ from xai_patchshap.amortized import (
     train_explainer,
     train_surrogate,
 )
-from xai_patchshap.amortized.training.surrogate import _uniform_sizes
+from xai_patchshap.amortized.training.objectives import uniform_sizes
 from xai_patchshap.amortized.training.table import Table
 from xai_patchshap.samples import cifar10_explainer, cifar10_images
 
@@ -40,16 +42,20 @@ QUICK = Schedule(epochs=2, batch_size=8, learning_rate=3e-3, validations=4)
 
 def surrogate_of(out, images=None, model=None, **options):
     images = list(random_images(32)) if images is None else images
-    options = {"validation": images[:8], "schedule": QUICK, "progress": False, **options}
-    return train_surrogate(tiny_vit() if model is None else model, images, out, **options)
+    schedule = replace(options.pop("schedule", QUICK), seed=options.pop("seed", 0))
+    options = {"validation": images[:8], "progress": False, **options}
+    return train_surrogate(tiny_vit() if model is None else model, images, out, schedule, **options)
 
 
 def explainer_of(out, images=None, model=None, **options):
     images = list(random_images(32)) if images is None else images
-    options = {
-        "validation": images[:8], "schedule": QUICK, "progress": False, "n_pairs": 2, **options,
-    }  # fmt: skip
-    return train_explainer(tiny_vit() if model is None else model, images, out, **options)
+    schedule = replace(options.pop("schedule", QUICK), seed=options.pop("seed", 0))
+    accelerator = options.pop("accelerator", None)
+    recipe = Recipe(**{"n_pairs": 2, **options})
+    return train_explainer(
+        tiny_vit() if model is None else model, images, out, recipe, schedule,
+        validation=images[:8], accelerator=accelerator, progress=False,
+    )  # fmt: skip
 
 
 def log_of(folder):
@@ -79,7 +85,7 @@ def test_the_surrogate_comes_closer_to_the_whole_image(tmp_path):
 @pytest.mark.parametrize(("n_games", "n_sizes"), [(1, 16), (4, 8), (12, 8), (64, 8)])
 def test_sizes_of_coalitions_are_uniform_whatever_the_batch(n_games, n_sizes):
     generator = torch.Generator().manual_seed(0)
-    drawn = [_uniform_sizes(n_games, 9, n_sizes, generator).sum(1) for _ in range(6000 // n_games)]
+    drawn = [uniform_sizes(n_games, 9, n_sizes, generator).sum(1) for _ in range(6000 // n_games)]
     share = torch.bincount(torch.cat(drawn), minlength=10) / sum(map(len, drawn))
     assert (share - 0.1).abs().max() < 0.02
 
@@ -105,7 +111,7 @@ def test_the_classifier_is_not_trained(tmp_path):
 OBJECTIVES = [
     {},
     {"fresh": False},
-    {"objective": "regression"},
+    {"objective": "labels"},
     {"n_frozen": 0},
     {"probability": False},
     {"predicts": "values"},
@@ -145,7 +151,7 @@ def test_every_objective_learns_the_shapley_values(tmp_path, options):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-@pytest.mark.parametrize("stage", ["surrogate", "fastshap", "pairs", "regression"])
+@pytest.mark.parametrize("stage", ["surrogate", "fastshap", "pairs", "labels"])
 def test_killed_runs_end_with_the_same_weights(tmp_path, stage):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", HERE / "kill_and_resume.py", stage, tmp_path, "5"],
@@ -214,7 +220,7 @@ def test_labels_and_values_are_computed_once(tmp_path, monkeypatch):
         return original(self, *arguments)
 
     monkeypatch.setattr(ShapleyViT, "odd_values", counted)
-    explainer_of(tmp_path, objective="regression")
+    explainer_of(tmp_path, objective="labels")
     assert sum(calls) == 32 + 8  # training images and validation images
     labels = np.load(tmp_path / "labels" / "labels-00000.npy")
     assert labels.shape == (32, 16, 3)
@@ -222,14 +228,14 @@ def test_labels_and_values_are_computed_once(tmp_path, monkeypatch):
 
 def test_coalitions_make_a_game_by_default_and_labels_values(tmp_path):
     assert explainer_of(tmp_path / "a").predicts == "game"
-    assert explainer_of(tmp_path / "b", objective="regression").predicts == "values"
+    assert explainer_of(tmp_path / "b", objective="labels").predicts == "values"
     network = explainer_of(tmp_path / "c", predicts="values", n_frozen=2, taps=(1,))
     assert (network.predicts, network.taps) == ("values", (1,))
     card = load_card(tmp_path / "c" / "explainer.safetensors")
     assert (card["predicts"], card["taps"]) == ("values", [1])
 
 
-@pytest.mark.parametrize("options", [{"fresh": False}, {"objective": "regression"}], ids=str)
+@pytest.mark.parametrize("options", [{"fresh": False}, {"objective": "labels"}], ids=str)
 def test_kept_tokens_save_the_frozen_blocks(tmp_path, monkeypatch, options):
     options = {**options, "n_frozen": 2, "taps": (1,)}
     plain = explainer_of(tmp_path / "plain", **options).trained_state()
@@ -260,7 +266,7 @@ def test_a_copy_of_the_surrogate_may_evaluate(tmp_path):
             found = TokenDropping(vit).coalition_outputs(x, rows, coalitions.reshape(-1, players))
         return found.reshape(n, m, -1)
 
-    for options in ({"fresh": False}, {"objective": "regression"}):
+    for options in ({"fresh": False}, {"objective": "labels"}):
         name = options.get("objective", "pairs")
         own = explainer_of(tmp_path / f"{name} own", images, vit, **options).state_dict()
         theirs = explainer_of(
@@ -479,8 +485,8 @@ def test_bad_schedules_are_refused(options, message):
 def test_bad_requests_are_refused(tmp_path):
     with pytest.raises(PatchShapError, match="objective: got 'magic'; expected one of"):
         explainer_of(tmp_path, objective="magic")
-    with pytest.raises(PatchShapError, match="predicts: got 'game' with objective='regression'"):
-        explainer_of(tmp_path, objective="regression", predicts="game")
+    with pytest.raises(PatchShapError, match="predicts: got 'game' with objective='labels'"):
+        explainer_of(tmp_path, objective="labels", predicts="game")
     with pytest.raises(PatchShapError, match="keep_tokens: got fresh=True beside it; expected fre"):
         explainer_of(tmp_path, keep_tokens=True)
     with pytest.raises(PatchShapError, match="evaluate: got fresh=True beside it; expected fresh="):

@@ -11,7 +11,7 @@ import pytest
 
 from xai_patchshap import __version__
 from xai_patchshap.amortized.network import PREDICTS
-from xai_patchshap.amortized.training.explainer import OBJECTIVES
+from xai_patchshap.amortized.training.recipe import OBJECTIVES
 from xai_patchshap.cli import main, settings
 from xai_patchshap.cli.arguments import parser
 from xai_patchshap.cli.words import in_words

@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 
 from xai_patchshap.amortized import (
     Architecture,
+    Recipe,
     Schedule,
     ShapleyViT,
     calibrate,
@@ -129,15 +130,17 @@ def main() -> None:
         surrogate,
         copies,
         a.out / "more",
-        n_pairs=8,
-        fresh=False,
-        evaluate=evaluate,
-        keep_tokens=True,
-        n_frozen=ARCHITECTURE["depth"] - 1,
-        taps=(2, 4),
-        predicts="game",
-        start=first,
-        schedule=Schedule(
+        Recipe(
+            n_pairs=8,
+            fresh=False,
+            evaluate=evaluate,
+            keep_tokens=True,
+            n_frozen=ARCHITECTURE["depth"] - 1,
+            taps=(2, 4),
+            predicts="game",
+            start=first,
+        ),
+        Schedule(
             epochs=a.second_epochs,
             batch_size=128,
             learning_rate=2e-3,
@@ -165,9 +168,7 @@ def stages(a, training, common):
         classifier,
         Photographs(training, a.copies),
         a.out / "surrogate",
-        schedule=Schedule(
-            epochs=a.surrogate_epochs, batch_size=256, learning_rate=5e-4, autocast=autocast
-        ),
+        Schedule(epochs=a.surrogate_epochs, batch_size=256, learning_rate=5e-4, autocast=autocast),
         **common,
     )
     if a.stop_after == "surrogate":
@@ -176,11 +177,8 @@ def stages(a, training, common):
         surrogate,
         Photographs(training, 4),
         a.out / "explainer",
-        n_pairs=12,
-        fresh=False,
-        n_frozen=ARCHITECTURE["depth"] - 1,
-        predicts="values",
-        schedule=Schedule(
+        Recipe(n_pairs=12, fresh=False, n_frozen=ARCHITECTURE["depth"] - 1, predicts="values"),
+        Schedule(
             epochs=a.explainer_epochs,
             batch_size=256,
             learning_rate=1e-3,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         shapley_values,
     )
     from .training.explainer import train_explainer
+    from .training.recipe import Recipe
     from .training.schedule import Schedule
     from .training.surrogate import train_surrogate
 else:
@@ -37,6 +38,7 @@ else:
         __name__,
         {
             "Architecture": "architecture",
+            "Recipe": "training.recipe",
             "Schedule": "training.schedule",
             "ShapleyViT": "network",
             "calibrate": "training.calibration",
@@ -56,6 +58,7 @@ else:
 
 __all__ = [
     "Architecture",
+    "Recipe",
     "Schedule",
     "ShapleyViT",
     "calibrate",

@@ -19,7 +19,7 @@ __all__: list[str] = []  # parts of the command line, for no one else
 # What the library takes, spelled out because reading it there would import torch.
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
 INDICES = ("SV", "BV", "SII", "BII", "k-SII", "STII", "FSII", "FBII")
-OBJECTIVES = ("fastshap", "regression")
+OBJECTIVES = ("fastshap", "labels")
 PREDICTS = ("values", "game")
 SCALES = ("probability", "logit")
 

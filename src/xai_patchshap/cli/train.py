@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..amortized import (
     Architecture,
+    Recipe,
     Schedule,
     ShapleyViT,
     calibrate,
@@ -35,7 +36,7 @@ __all__ = ["ImageFiles"]
 
 _OF_THE_SCHEDULE = (
     "epochs", "batch_size", "learning_rate", "weight_decay", "accumulate", "validations",
-    "save_every", "workers",
+    "save_every", "workers", "seed",
 )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ class ImageFiles(Dataset[Tensor]):
 
 
 def surrogate(settings: SurrogateSettings) -> None:
-    """Fine-tune a transformer of timm to be at home with missing patches."""
+    """Fine-tune a transformer of timm to cope with missing patches."""
     device, common = _device(settings), _common(settings)
     name, architecture = _architecture(settings)
     options = settings.model_args
@@ -107,15 +108,17 @@ def explainer(settings: ExplainerSettings) -> None:
         model,
         training,
         settings.out,
-        objective=settings.objective,
-        n_pairs=settings.pairs,
-        fresh=not settings.keep_pairs,
-        n_frozen=settings.frozen,
-        probability=settings.scale == "probability",
-        predicts=settings.predicts,
-        taps=settings.taps,
-        keep_tokens=settings.keep_tokens,
-        start=None if settings.start is None else load_explainer(settings.start),
+        Recipe(
+            objective=settings.objective,
+            n_pairs=settings.pairs,
+            fresh=not settings.keep_pairs,
+            n_frozen=settings.frozen,
+            probability=settings.scale == "probability",
+            predicts=settings.predicts,
+            taps=settings.taps,
+            keep_tokens=settings.keep_tokens,
+            start=None if settings.start is None else load_explainer(settings.start),
+        ),
         architecture=Architecture(**load_card(settings.surrogate)["architecture"]),
         validation=validation,
         **common,
@@ -145,7 +148,6 @@ def _common(settings: TrainSettings) -> dict[str, Any]:
             **{name: getattr(settings, name) for name in _OF_THE_SCHEDULE},
             autocast=None if settings.autocast is None else getattr(torch, settings.autocast),
         ),
-        "seed": settings.seed,
         "accelerator": _accelerator(settings),
         "progress": not settings.silent,
         "card": {"data": str(settings.images)},

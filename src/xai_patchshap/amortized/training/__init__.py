@@ -1,18 +1,6 @@
-"""Training of surrogates and explainer networks, and what they are calibrated with."""
+"""Training of surrogates and explainer networks, and their calibration.
 
-from __future__ import annotations
+Its names are those of :mod:`xai_patchshap.amortized`.
+"""
 
-from .calibration import calibrate, explained_variance, per_image_correlation, shapley_values
-from .explainer import train_explainer
-from .schedule import Schedule
-from .surrogate import train_surrogate
-
-__all__ = [
-    "Schedule",
-    "calibrate",
-    "explained_variance",
-    "per_image_correlation",
-    "shapley_values",
-    "train_explainer",
-    "train_surrogate",
-]
+__all__: list[str] = []

@@ -29,7 +29,7 @@ _RIDGES = np.logspace(0, 4, 33)
 def shapley_values(
     network: ShapleyViT,
     images: Tensor,
-    n_evaluations: int | Sequence[int],
+    budget: int | Sequence[int],
     *,
     control: bool = False,
     seed: int = 0,
@@ -42,8 +42,8 @@ def shapley_values(
     ----------
     network : ShapleyViT
     images : Tensor (N, C, H, W)
-    n_evaluations : int or sequence of int
-        For each image; the estimates of a sequence share their first coalitions.
+    budget : int or sequence of int
+        Evaluations of each image; the estimates of a sequence share their first coalitions.
     control : bool
         Use the game that the network predicts as a control variate: KernelSHAP is left with
         what that game does not explain, and the game's own Shapley values are added, from 128
@@ -71,7 +71,7 @@ def shapley_values(
     """
     if control and network.predicts != "game":
         raise bad("control", f"a network that predicts {network.predicts}", "one of a game")
-    asked = [n_evaluations] if isinstance(n_evaluations, int) else list(n_evaluations)
+    asked = [budget] if isinstance(budget, int) else list(budget)
     kernel = KernelShap(network.n_players, max(asked), seed)
     values = _game_values(network, images, kernel, batch_size, autocast)
     known: Any = 0.0
@@ -88,7 +88,7 @@ def shapley_values(
                 parts.append(shapley.double().cpu().numpy())
         known = np.concatenate(parts)
     found = [known + np.stack([kernel.estimate(v[:m]).values for v in values]) for m in asked]
-    return found[0] if isinstance(n_evaluations, int) else found
+    return found[0] if isinstance(budget, int) else found
 
 
 def calibrate(
@@ -96,7 +96,7 @@ def calibrate(
     images: Tensor,
     *,
     reference: Floats | None = None,
-    n_reference: int = 4096,
+    reference_budget: int = 4096,
     budgets: Sequence[int] = (64, 128, 256),
     seed: int = 1,
     batch_size: int = 512,
@@ -116,7 +116,8 @@ def calibrate(
     images : Tensor (N, C, H, W)
         Held-out images, as the surrogate takes them.
     reference : ndarray (N, patches, K), optional
-        Their Shapley values; by default KernelSHAP's from ``n_reference`` evaluations.
+        Their Shapley values; by default KernelSHAP's from ``reference_budget``
+        evaluations.
     budgets : sequence of int
         Evaluations of refinements.
     keep : path, optional
@@ -133,7 +134,9 @@ def calibrate(
 
     def computed(rows: NDArray[np.int64]) -> dict[str, Floats]:
         some = images[torch.from_numpy(rows).to(images.device)]
-        found = shapley_values(network, some, n_reference, batch_size=batch_size, autocast=autocast)
+        found = shapley_values(
+            network, some, reference_budget, batch_size=batch_size, autocast=autocast
+        )
         return {"reference": found}
 
     everything = np.arange(len(images))
@@ -141,7 +144,7 @@ def calibrate(
         key = {
             "network": model_digest(network),
             "images": images_digest(images, name="images"),
-            "evaluations": n_reference,
+            "evaluations": reference_budget,
             "autocast": str(autocast),
         }
         folder = Path(keep) / hashlib.sha256(repr(key).encode()).hexdigest()[:16]

@@ -21,6 +21,7 @@ from ...errors import PatchShapError, bad, rename
 from ...models.outputs import as_scores
 
 __all__ = [
+    "NoImages",
     "alone_in",
     "alone_in_out",
     "batches",
@@ -42,6 +43,19 @@ class _Numbered(Dataset[tuple[int, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor]:
         return index, image_of(self.dataset, index)
+
+
+class NoImages(Dataset[Tensor]):
+    """In place of images that are not needed any more."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, _: int) -> Tensor:
+        return torch.empty(0, 0, 0)
 
 
 def image_of(dataset: Any, index: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How long, how fast and how precisely to train."""
+"""How long, how fast and how precisely to train, and from which seed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from ..._validation import checked, finite, whole
 from ...errors import bad
 
-__all__ = ["LARGEST_SEED", "Schedule", "as_settings", "precision"]
+__all__ = ["Schedule", "as_settings", "precision"]
 
-LARGEST_SEED = 2**63 - 1  # of torch
+_LARGEST_SEED = 2**63 - 1  # of torch
 
 
 @checked(
@@ -26,6 +26,7 @@ LARGEST_SEED = 2**63 - 1  # of torch
     validations=whole(1),
     save_every=whole(1),
     workers=whole(0, 1024),
+    seed=whole(0, _LARGEST_SEED),
 )
 @dataclass(frozen=True)
 class Schedule:
@@ -55,6 +56,8 @@ class Schedule:
         Processes that load images.
     autocast : torch.dtype, optional
         Precision of the matrix products, as ``torch.bfloat16``.
+    seed : int
+        Of all that is random in the run.
     """
 
     epochs: int = 10
@@ -68,6 +71,7 @@ class Schedule:
     save_every: int = 200
     workers: int = 0
     autocast: torch.dtype | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

@@ -1,4 +1,4 @@
-"""The surrogate: the classifier made at home with missing patches."""
+"""The surrogate: a copy of the classifier, fine-tuned to cope with missing patches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ...masking.token_dropping import TokenDropping
 from ..architecture import Architecture
 from ..cards import check_card
 from ..checkpoints import save_surrogate
-from .data import alone_in_out, check_takes, images_of
-from .digests import digests_of, model_digest
-from .fit import Fitted, fit
-from .schedule import LARGEST_SEED, Schedule, as_settings, precision
+from .data import alone_in_out
+from .loop import Stage, fit
+from .objectives import Divergence, log_probabilities, uniform_sizes
+from .run import TrainingRun
+from .schedule import Schedule, as_settings
 from .table import Table
 
 __all__ = ["train_surrogate"]
@@ -29,17 +30,16 @@ _VALIDATION_SIZES = 16
 
 
 @alone_in_out
-@checked(n_sizes=whole(1), seed=whole(0, LARGEST_SEED))
+@checked(n_sizes=whole(1))
 def train_surrogate(
     classifier: nn.Module,
     dataset: Any,
     out: str | Path,
+    schedule: Schedule | None = None,
     *,
     validation: Any,
-    schedule: Schedule | None = None,
-    architecture: Architecture | None = None,
     n_sizes: int = 8,
-    seed: int = 0,
+    architecture: Architecture | None = None,
     card: dict[str, Any] | None = None,
     accelerator: Any = None,
     progress: bool = True,
@@ -65,11 +65,11 @@ def train_surrogate(
         end; ``state.pt`` and ``log.csv`` on the way. A run that was stopped, however, goes on
         when it is started again and ends as if nothing had happened.
     schedule : Schedule, optional
-    architecture : Architecture, optional
-        How to build the classifier; with it on the card, the checkpoint loads by itself.
+        How long and how fast, and the seed.
     n_sizes : int
         Different coalition sizes in one batch. Images of a size make one rectangular batch.
-    seed : int
+    architecture : Architecture, optional
+        How to build the classifier; with it on the card, the checkpoint loads by itself.
     card : dict, optional
         Anything to say on the card.
     accelerator : accelerate.Accelerator, optional
@@ -92,133 +92,83 @@ def train_surrogate(
     >>> vit = timm.create_model("test_vit", img_size=32, num_classes=3)
     >>> images = list(torch.rand(8, 3, 32, 32))
     >>> surrogate = train_surrogate(
-    ...     vit, images, tempfile.mkdtemp(), validation=images, progress=False,
-    ...     schedule=Schedule(epochs=1, batch_size=4),
+    ...     vit, images, tempfile.mkdtemp(), Schedule(epochs=1, batch_size=4),
+    ...     validation=images, progress=False,
     ... )
     >>> surrogate(images[0][None]).shape
     torch.Size([1, 3])
     """
-    folder, schedule, card = Path(out), schedule or Schedule(), check_card(card)
-    teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
-    student = TokenDropping(copy.deepcopy(classifier).requires_grad_(True))
-    if accelerator is not None:
-        teacher, student = teacher.to(accelerator.device), student.to(accelerator.device)
-    device = next(student.parameters()).device
-    main = accelerator is None or accelerator.is_main_process
-    described = {
-        "stage": "surrogate",
-        **digests_of(dataset, validation, schedule, progress and main),
-        "weights": model_digest(classifier),
-        "autocast": str(schedule.autocast),
-    }
-    first = images_of(dataset, [0], device)
-    check_takes("classifier", teacher, first)
-    if architecture is not None:
-        architecture.check_builds(teacher, first)
+    card, schedule = check_card(card), schedule or Schedule()
+    run = TrainingRun.of(
+        classifier, dataset, validation, out, schedule, accelerator, progress, stage="surrogate"
+    )
+    teacher = copy.deepcopy(classifier).to(run.device).eval().requires_grad_(False)
+    student = TokenDropping(copy.deepcopy(classifier).requires_grad_(True)).to(run.device)
+    first = run.check_model("classifier", teacher, architecture)
     n_players = math.prod(student.grid_of(first))
     # Where tokens cannot be dropped, this says so before any work.
     with torch.no_grad():
         student.coalition_outputs(first, torch.zeros(1).long(), torch.arange(n_players)[None] > 0)
-
-    def targets_of(images: Tensor) -> Tensor:
-        with torch.no_grad(), precision(device, schedule.autocast):
-            return torch.cat(
-                [log_probabilities(teacher(x.clone()).float()) for x in torch.split(images, 128)]
-            )
-
-    def computed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return {"targets": targets_of(images_of(dataset, indices, device)).cpu().numpy()}
-
-    table = Table(
-        folder / "targets", len(dataset), computed, ["targets"], described,
-        title="classifier", accelerator=accelerator, progress=progress,
-    )  # fmt: skip
-    objective = _Divergence(student)
-
-    def arguments(indices: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        coalitions = _uniform_sizes(len(images), n_players, n_sizes, generator)
-        return images, torch.from_numpy(table.rows(indices.numpy())["targets"]), coalitions
-
-    held_out = images_of(validation, range(len(validation)))
-    held_targets = targets_of(held_out.to(device))
-    generator = torch.Generator().manual_seed(seed)
-    n_draws = max(2, -(-2 * _VALIDATION_SIZES // len(held_out)))
-    fixed = [
-        _uniform_sizes(len(held_out), n_players, _VALIDATION_SIZES, generator)
-        for _ in range(n_draws)
-    ]
-
-    def validate() -> float:
-        total = 0.0
-        for coalitions in fixed:
-            for rows in torch.split(torch.arange(len(held_out)), 256):
-                batch = (held_out[rows].to(device), held_targets[rows], coalitions[rows].to(device))
-                total += float(objective(*batch)) * len(rows)
-        return total / (n_draws * len(held_out))
-
-    fitted: Fitted = fit(
-        objective,
-        student,
-        dataset,
-        validate,
-        folder,
-        {**described, **as_settings(schedule), "n_sizes": n_sizes, "seed": seed},
-        schedule,
-        arguments=arguments,
-        weights=lambda: student.model.state_dict(),
-        seed=seed,
+    objective = Divergence(student, _targets_table(teacher, run), n_players, n_sizes)
+    settings = {**as_settings(schedule), "n_sizes": n_sizes}
+    stage = Stage(
         name="surrogate",
-        accelerator=accelerator,
-        progress=progress,
+        objective=objective,
+        trained=student,
+        validate=_HeldOutDivergence(objective, teacher, n_players, run),
+        weights=lambda: student.model.state_dict(),
+        settings={**run.key, **settings},
     )
+    fitted = fit(stage, run)
     student.model.load_state_dict(fitted.weights)
     surrogate = student.model.eval()
-    if main:
-        save_surrogate(
-            surrogate,
-            folder / "surrogate.safetensors",
-            architecture=architecture,
-            card={
-                "recipe": {**as_settings(schedule), "n_sizes": n_sizes, "seed": seed},
-                "training_images": len(dataset),
-                "validation": {"images": len(validation), "divergence": fitted.score},
-                **card,
-            },
-        )
+    if run.processes.is_main_process:
+        said = {
+            "recipe": settings,
+            "training_images": len(dataset),
+            "validation": {"images": len(validation), "divergence": fitted.score},
+        }
+        file = run.folder / "surrogate.safetensors"
+        save_surrogate(surrogate, file, architecture=architecture, card={**said, **card})
     return surrogate
 
 
-class _Divergence(nn.Module):
-    """Mean divergence of the targets from what the student makes of coalitions."""
-
-    def __init__(self, student: TokenDropping) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, images: Tensor, targets: Tensor, coalitions: Tensor) -> Tensor:
-        rows = torch.arange(len(images), device=images.device)
-        outputs = self.student.coalition_outputs(images, rows, coalitions)
-        return nn.functional.kl_div(
-            log_probabilities(outputs.float()), targets, reduction="batchmean", log_target=True
-        )
+def _targets(teacher: nn.Module, run: TrainingRun, images: Tensor) -> Tensor:
+    """Logarithms of the classifier's probabilities for whole images (B, C, H, W)."""
+    parts = torch.split(images.to(run.device), 128)
+    with torch.no_grad(), run.precision():
+        return torch.cat([log_probabilities(teacher(x.clone()).float()) for x in parts])
 
 
-def log_probabilities(logits: Tensor) -> Tensor:
-    """Of each class; a single logit has a class of its own and the other."""
-    if logits.shape[-1] == 1:
-        logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
-    return logits.log_softmax(-1)
+def _targets_table(teacher: nn.Module, run: TrainingRun) -> Table:
+    def computed(indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {"targets": _targets(teacher, run, run.images(indices)).cpu().numpy()}
+
+    return run.table("targets", len(run.dataset), computed, ["targets"], title="classifier")
 
 
-def _uniform_sizes(
-    n_games: int, n_players: int, n_sizes: int, generator: torch.Generator
-) -> Tensor:
-    """Coalitions (n_games, n_players), sizes uniform on 0..n_players, ``n_sizes`` of them."""
-    n_sizes = min(n_sizes, n_games)
-    share = (torch.arange(n_sizes) + torch.rand(n_sizes, generator=generator)) / n_sizes
-    sizes = (share * (n_players + 1)).long().clamp(max=n_players)
-    # In any order: the last sizes of a batch that n_sizes does not divide are no smaller ones.
-    sizes = sizes[torch.randperm(n_sizes, generator=generator)]
-    size = sizes[torch.arange(n_games) % n_sizes]
-    ranks = torch.rand(n_games, n_players, generator=generator).argsort(1).argsort(1)
-    return ranks < size[:, None]
+class _HeldOutDivergence:
+    """The score of a surrogate: its divergence on fixed coalitions of the validation images."""
+
+    def __init__(
+        self, objective: Divergence, teacher: nn.Module, n_players: int, run: TrainingRun
+    ) -> None:
+        self._objective, self._device = objective, run.device
+        self._images = images = run.held_out()
+        self._targets = _targets(teacher, run, images)
+        generator = torch.Generator().manual_seed(run.schedule.seed)
+        n_draws = max(2, -(-2 * _VALIDATION_SIZES // len(images)))
+        self._draws = [
+            uniform_sizes(len(images), n_players, _VALIDATION_SIZES, generator)
+            for _ in range(n_draws)
+        ]
+
+    def __call__(self) -> float:
+        total, n = 0.0, len(self._images)
+        for coalitions in self._draws:
+            for rows in torch.split(torch.arange(n), 256):
+                batch = (
+                    t[rows].to(self._device) for t in (self._images, self._targets, coalitions)
+                )
+                total += float(self._objective(*batch)) * len(rows)
+        return total / (len(self._draws) * n)

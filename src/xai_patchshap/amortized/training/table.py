@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..._files import write_atomically
 from ...errors import bad
 
-__all__ = ["Table", "check_same"]
+__all__ = ["Compute", "Table", "check_same"]
 
 # What a digest in a key is of.
 _DIGESTS = {
@@ -30,6 +32,7 @@ _DIGESTS = {
 }
 
 Arrays = dict[str, NDArray[Any]]
+Compute = Callable[[NDArray[np.int64]], Arrays]
 
 
 class Table:
@@ -53,7 +56,7 @@ class Table:
         self,
         folder: Path,
         n_rows: int,
-        compute: Callable[[NDArray[np.int64]], Arrays],
+        compute: Compute,
         names: Sequence[str],
         key: dict[str, Any],
         *,
@@ -97,6 +100,10 @@ class Table:
             for name in self._files[0]
         }
 
+    def tensors(self, indices: Tensor) -> dict[str, Tensor]:
+        """The same as tensors."""
+        return {name: torch.from_numpy(a) for name, a in self.rows(indices.numpy()).items()}
+
 
 def _is_kept(note: Path, files: Sequence[Path], key: dict[str, Any]) -> bool:
     """Whether a chunk is there as it was written, or an error if it is of another key."""
@@ -114,10 +121,11 @@ def _is_kept(note: Path, files: Sequence[Path], key: dict[str, Any]) -> bool:
 
 def check_same(folder: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raise if what is kept in a folder belongs to other images, weights or settings."""
+    if theirs.get("objective") == "regression":  # as it was called before
+        theirs = {**theirs, "objective": "labels"}
     other = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
     if not other:
         return
-
     things = [_DIGESTS[k] for k in other if k in _DIGESTS]
     values = [f"{k}={theirs.get(k)!r}, not {ours.get(k)!r}" for k in other if k not in _DIGESTS]
     raise bad(
