@@ -63,7 +63,7 @@ def test_the_correlation_is_spearmans(metric):
     rng = np.random.default_rng(1)
     table = rng.normal(size=256)
     game = Recorder(lambda shown: table[shown @ (1 << np.arange(8))])
-    found = metric(game, W, n_samples=200)
+    found = metric(game, W, n_coalitions=200)
     shown = game.coalitions
     assert found == pytest.approx(spearmanr(shown @ W, game.game(shown)).statistic, abs=1e-12)
 
@@ -112,7 +112,7 @@ def test_equal_attributions_tell_sizes_apart_and_no_more():
 @pytest.mark.parametrize("n", [1, 3, 7])
 def test_sizes_of_sensitivity_n(n):
     game = Recorder(additive(W))
-    sensitivity_n(game, W, n, n_samples=400)
+    sensitivity_n(game, W, n, n_coalitions=400)
     assert game.coalitions.shape == (400, 8)
     assert (game.coalitions.sum(1) == n).all()
     # Each player is in a share n / 8 of them, give or take four standard errors.
@@ -121,7 +121,7 @@ def test_sizes_of_sensitivity_n(n):
 
 def test_sizes_of_faithfulness_are_uniform():
     game = Recorder(additive(W))
-    faithfulness(game, W, n_samples=9000)
+    faithfulness(game, W, n_coalitions=9000)
     counts = np.bincount(game.coalitions.sum(1), minlength=9)
     assert len(counts) == 9
     assert np.allclose(counts, 1000, atol=4 * np.sqrt(1000))
@@ -141,7 +141,7 @@ def test_the_seed_decides(metric):
         return np.sin(5 * (shown @ W))
 
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    found = [metric(game, W, n_samples=30, seed=s) for s in (0, 0, 1)]
+    found = [metric(game, W, n_coalitions=30, seed=s) for s in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
@@ -154,7 +154,7 @@ def test_batches_change_nothing(metric):
     found = set()
     for size in (1, 7, 100, 1000):
         recorder = Recorder(game)
-        found.add(metric(recorder, W, n_samples=100, batch_size=size))
+        found.add(metric(recorder, W, n_coalitions=100, batch_size=size))
         assert max(map(len, recorder.asked)) == min(size, 100)
     assert len(found) == 1
 
@@ -194,8 +194,8 @@ def test_the_complement_gives_the_published_form(n_players, seed, normal):
     [
         ([1.0], {}, r"attribution: got shape \(1,\); expected at least two players"),
         ([1.0, np.nan], {}, "attribution: got NaN or infinite numbers; expected finite numbers"),
-        (W, {"n_samples": 1}, "n_samples: got 1; expected a whole number of at least 2"),
-        (W, {"n_samples": 2.5}, "n_samples: got 2.5; expected a whole number of at least 2"),
+        (W, {"n_coalitions": 1}, "n_coalitions: got 1; expected a whole number of at least 2"),
+        (W, {"n_coalitions": 2.5}, "n_coalitions: got 2.5; expected a whole number of at least 2"),
         (W, {"batch_size": 0}, "batch_size: got 0; expected a whole number of at least 1"),
     ],
 )
@@ -205,9 +205,9 @@ def test_bad_arguments(metric, attribution, options, message):
         metric(additive(W), attribution, **options)
 
 
-@pytest.mark.parametrize("n", [0, 8, -1, 1.5])
+@pytest.mark.parametrize("n", [0, 8, -1, 1.5, True, "4"])
 def test_sizes_without_a_choice_are_refused(n):
-    message = f"n: got {n}; expected a whole number from 1 to 7, of 8 players. The empty"
+    message = f"n: got {n!r}; expected a whole number of at least 1 and at most 7, of 8 players. T"
     with pytest.raises(PatchShapError, match=message):
         sensitivity_n(additive(W), W, n)
 

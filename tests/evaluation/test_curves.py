@@ -582,13 +582,15 @@ def test_a_curve_over_the_pixels_of_an_image():
         ({"attribution": [1.0, -np.inf]}, "attribution: got NaN or infinite numbers"),
         ({"steps": 0}, "steps: got 0; expected a whole number of at least 1"),
         ({"steps": 2.5}, "steps: got 2.5; expected a whole number"),
-        ({"rule": "simpson"}, r"rule: got 'simpson'; expected one of \('trapezoid', 'midpoint'\)"),
-        ({"ties": "first"}, r"ties: got 'first'; expected one of \('together', 'random'\)"),
+        ({"steps": True}, "steps: got True; expected a whole number"),
+        ({"steps": "many"}, "steps: got 'many'; expected a whole number"),
+        ({"rule": "simpson"}, "rule: got 'simpson'; expected one of 'trapezoid' or 'midpoint'"),
+        ({"ties": "first"}, "ties: got 'first'; expected one of 'together' or 'random'"),
         (
             {"rule": "midpoint", "ties": "together"},
             "ties: got 'together' with the midpoint rule; expected 'random'.*Use rule='trapezoid'",
         ),
-        ({"batch_size": 0}, "batch size: got 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size: got 0; expected a whole number of at least 1"),
         ({"weights": [1.0]}, r"weights: got shape \(1,\); expected one for each of the 2 elements"),
         ({"weights": [1.0, 0.0]}, "weights: got the weight 0; expected numbers above 0"),
         ({"weights": [1.0, -2.0]}, "weights: got the weight -2"),
@@ -612,7 +614,7 @@ def test_curves_refuse_what_they_cannot_use(make, options, message):
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(PatchShapError, match=r"form: got 'raw'; expected one of \('plain', 'cl"):
+    with pytest.raises(PatchShapError, match="form: got 'raw'; expected one of 'plain', 'cl"):
         hand_curve([0, 1], 0.0, 1.0).auc("raw")
 
 

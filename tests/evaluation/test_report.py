@@ -340,8 +340,8 @@ def test_scores_are_those_of_the_metrics(network):
         truth.append([
             insertion_curve(game, phi, steps=16).values.mean(),
             deletion_curve(game, phi, steps=16).values.mean(),
-            np.mean([sensitivity_n(game, phi, n, n_samples=30) for n in (4, 8, 12)]),
-            faithfulness(game, phi, n_samples=30),
+            np.mean([sensitivity_n(game, phi, n, n_coalitions=30) for n in (4, 8, 12)]),
+            faithfulness(game, phi, n_coalitions=30),
         ])  # fmt: skip
     row = only(found, "reference")
     scores, truth = [row[s] for s in SCORES[2:]], np.mean(truth, axis=0)

@@ -295,8 +295,8 @@ def test_methods_that_are_exact_on_a_linear_model_score_as_exact(method, linear)
     # No order of the pixels does better.
     best = np.sort(values.ravel())[::-1].cumsum()
     np.testing.assert_allclose(insertion.values[1:] - insertion.base_value, best, atol=1e-6)
-    assert faithfulness(game, values, n_samples=200) == pytest.approx(1.0)
-    assert sensitivity_n(game, values, 9, n_samples=200) == pytest.approx(1.0)
+    assert faithfulness(game, values, n_coalitions=200) == pytest.approx(1.0)
+    assert sensitivity_n(game, values, 9, n_coalitions=200) == pytest.approx(1.0)
 
 
 def test_a_worse_map_scores_worse(linear):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .correlations import faithfulness, sensitivity_n
-from .curves import Curve, IoU, deletion_curve, insertion_curve, masker_game, max_iou
+from .curves import Curve, deletion_curve, insertion_curve
+from .localisation import IoU, max_iou
+from .masker_game import masker_game
 
 __all__ = [
     "Curve",

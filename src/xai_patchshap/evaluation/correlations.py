@@ -11,9 +11,6 @@ coalitions, bool (m, n), to values (m,), as in :mod:`xai_patchshap.evaluation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
@@ -22,12 +19,10 @@ from .._typing import Bools, Floats
 from .._validation import whole
 from ..errors import bad
 from ..models.outputs import one_score_each
+from .checks import GameLike, finite_array
 
-__all__ = ["faithfulness", "sensitivity_n"]
+__all__ = ["faithfulness", "random_coalitions", "rank_correlation", "sensitivity_n"]
 
-GameLike = Callable[[Bools], Any]
-
-_BATCH_SIZE = 64
 _ROUNDING = 1e-12  # a spread below this share of the largest number is rounding
 _STEPS = 1e9  # numbers closer than the spread over this are equal
 
@@ -37,9 +32,9 @@ def sensitivity_n(
     attribution: ArrayLike,
     n: int,
     *,
-    n_samples: int = 1000,
+    n_coalitions: int = 1000,
     seed: int = 0,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int = 64,
 ) -> float:
     r"""Rank correlation of summed attributions and values, over coalitions of size n.
 
@@ -57,7 +52,7 @@ def sensitivity_n(
         One number for each player, in C order.
     n : int
         Size of the coalitions, from 1 to n_players - 1.
-    n_samples : int
+    n_coalitions : int
         Number of coalitions, drawn with equal probability and with replacement; at least 2.
     seed : int
         Seed of the coalitions.
@@ -86,23 +81,19 @@ def sensitivity_n(
     0.0
     """
     phi = _attribution(attribution)
-    if n != int(n) or not 1 <= n < len(phi):
-        raise bad(
-            "n",
-            n,
-            f"a whole number from 1 to {len(phi) - 1}, of {len(phi)} players",
-            "The empty and the full coalition are the only ones of their sizes.",
-        )
-    return _score(game, phi, random_coalitions(len(phi), int(n), n_samples, seed), batch_size)
+    most = len(phi) - 1
+    mend = "The empty and the full coalition are the only ones of their sizes."
+    size = whole(1, most, unit=f", of {len(phi)} players", mend=mend)("n", n)
+    return _score(game, phi, random_coalitions(len(phi), size, n_coalitions, seed), batch_size)
 
 
 def faithfulness(
     game: GameLike,
     attribution: ArrayLike,
     *,
-    n_samples: int = 1000,
+    n_coalitions: int = 1000,
     seed: int = 0,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int = 64,
 ) -> float:
     """Rank correlation of summed attributions and values, over coalitions of all sizes.
 
@@ -121,15 +112,15 @@ def faithfulness(
     True
     """
     phi = _attribution(attribution)
-    return _score(game, phi, random_coalitions(len(phi), None, n_samples, seed), batch_size)
+    return _score(game, phi, random_coalitions(len(phi), None, n_coalitions, seed), batch_size)
 
 
-def random_coalitions(n_players: int, size: int | None, n_samples: int, seed: int) -> Bools:
-    """Coalitions, bool (n_samples, n_players), of one size or of uniformly drawn sizes.
+def random_coalitions(n_players: int, size: int | None, n_coalitions: int, seed: int) -> Bools:
+    """Coalitions, bool (n_coalitions, n_players), of one size or of uniformly drawn sizes.
 
     Of a size, all are equally likely.
     """
-    m, rng = whole(2)("n_samples", n_samples), np.random.default_rng(seed)
+    m, rng = whole(2)("n_coalitions", n_coalitions), np.random.default_rng(seed)
     sizes = rng.integers(0, n_players + 1, m) if size is None else np.full(m, size)
     rank = rng.random((m, n_players)).argsort(axis=1).argsort(axis=1)
     return np.asarray(rank < sizes[:, None])
@@ -174,9 +165,7 @@ def _score(game: GameLike, phi: Floats, coalitions: Bools, batch_size: int) -> f
 
 
 def _attribution(given: ArrayLike) -> Floats:
-    phi = np.asarray(given, dtype=np.float64).ravel()
+    phi = finite_array("attribution", given).ravel()
     if len(phi) < 2:
         raise bad("attribution", f"shape {np.shape(given)}", "at least two players")
-    if not np.isfinite(phi).all():
-        raise bad("attribution", "NaN or infinite numbers", "finite numbers")
     return phi
