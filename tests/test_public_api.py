@@ -109,7 +109,14 @@ ORDER = {
         "scale",
     ],
     "models": ["image_arrays", "load", "huggingface", "onnx", "batch", "vit_anatomy", "outputs"],
-    "masking": ["patch_masker", "token_dropping", "coalition_inputs", "backgrounds"],
+    "masking": [
+        "patch_masker",
+        "token_dropping",
+        "token_hooks",
+        "call_guards",
+        "coalition_inputs",
+        "backgrounds",
+    ],
     "players": ["trees", "grids", "superpixels"],
     "explainers": [
         "registry",

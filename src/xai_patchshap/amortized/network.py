@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import bad
 from ..masking.token_dropping import TokenDropping
+from ..models.vit_anatomy import n_heads, timm_transformer
 from .predicted_game import PredictedGame, Prediction, in_units
 
 __all__ = ["PREDICTS", "ShapleyViT"]
@@ -99,9 +99,7 @@ class ShapleyViT(nn.Module):
     ) -> None:
         super().__init__()
         self.surrogate = TokenDropping(copy.deepcopy(surrogate)).requires_grad_(False).eval()
-        vit = self.surrogate.transformer
-        if not hasattr(vit, "patch_embed"):
-            raise bad("surrogate", "torchvision's VisionTransformer", "one of timm")
+        vit = timm_transformer(self.surrogate, "surrogate")
         if vit.num_classes < 1:
             raise bad("surrogate", "a transformer without a head", "one that gives logits")
         vit.set_grad_checkpointing(False)  # it is not trained
@@ -211,7 +209,7 @@ class ShapleyViT(nn.Module):
                 "probability": n.probability,
                 "grid": n.grid,
                 "n_outputs": n.n_outputs,
-                "heads": [_heads(block) for block in n.blocks],
+                "heads": [n_heads(block) for block in n.blocks],
                 "weights of its blocks": sum(p.numel() for p in n.blocks.parameters()),
             }
             for n in (self, other)
@@ -335,10 +333,6 @@ class _Mass(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.log = nn.Parameter(torch.ones(()))
-
-
-def _heads(block: Any) -> int:
-    return int(block.attn.num_heads)
 
 
 def _fresh(block: nn.Module) -> nn.Module:

@@ -19,12 +19,11 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from .._compat import loaded_classes
 from .._typing import Bools, Floats
 from ..amortized import ShapleyViT
 from ..errors import bad
 from ..estimators import KernelShap
-from ..masking.token_dropping import TokenDropping
+from ..models.vit_anatomy import anatomy_of, plain_attention, timm_transformer
 
 __all__ = [
     "GRADIENT_METHODS",
@@ -92,9 +91,9 @@ def attention_matrices(model: nn.Module, images: Tensor) -> Tensor:
     >>> attention_matrices(vit, torch.rand(2, 3, 64, 64)).shape  # 16 patches and a class token
     torch.Size([2, 6, 17, 17])
     """
-    vit = _timm_transformer(model)
-    layers: list[Any] = [getattr(block, "attn", None) for block in vit.blocks]
-    other = [type(b).__name__ for b, a in zip(vit.blocks, layers, strict=True) if not _usual(a)]
+    vit = timm_transformer(model)
+    layers = [plain_attention(block) for block in vit.blocks]
+    other = [type(b).__name__ for b, a in zip(vit.blocks, layers, strict=True) if a is None]
     if other:
         raise bad("model", f"blocks of type {other[0]}", "blocks with timm's Attention")
     found: list[Tensor] = []
@@ -438,23 +437,10 @@ def _captum(method: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tenso
     )
 
 
-def _timm_transformer(model: nn.Module) -> Any:
-    vit = TokenDropping(model).transformer
-    if not hasattr(vit, "patch_embed"):
-        raise bad("model", "torchvision's VisionTransformer", "one of timm")
-    return vit
-
-
-def _usual(layer: Any) -> bool:
-    return isinstance(layer, loaded_classes("timm_attention")) and isinstance(
-        getattr(layer, "qkv", None), nn.Linear
-    )
-
-
 def _to_patches(model: nn.Module, attention: Tensor) -> Tensor:
     """What the tokens that the model's head reads give to the patches: (B, T, T) to (B, P)."""
-    vit = _timm_transformer(model)
-    n_prefix = int(vit.num_prefix_tokens)
+    vit = timm_transformer(model)
+    n_prefix = anatomy_of(vit).n_prefix
     if vit.global_pool == "token":
         return attention[:, 0, n_prefix:]
     return attention[:, n_prefix:, n_prefix:].mean(1)
