@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from xai_patchshap import PatchShapError, explain_image
-from xai_patchshap.models.load import NamedModel, ScoredImages
+from xai_patchshap.models.named_model import NamedModel, ScoredImages
 from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
 
 NAMES = ["red", "green", "blue"]

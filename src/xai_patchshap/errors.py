@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["PatchShapError"]
+__all__ = ["MissingExtraError", "MissingFileError", "PatchShapError", "TargetError"]
 
 
 _LONGEST = 500  # letters of what came in a message
@@ -26,13 +26,39 @@ class PatchShapError(ValueError):
     """
 
 
-def bad(what: str, came: object, expected: str, mend: str = "") -> PatchShapError:
+class MissingExtraError(PatchShapError, ImportError):
+    """A package is not installed that an extra brings; an :class:`ImportError` too."""
+
+    def __str__(self) -> str:  # ImportError keeps a message of its own
+        return str(self.args[0])
+
+
+class MissingFileError(PatchShapError, FileNotFoundError):
+    """A file that was named does not exist; a :class:`FileNotFoundError` too."""
+
+
+class TargetError(PatchShapError, AssertionError):
+    """A target that the outputs do not have; an :class:`AssertionError` too, as in Captum."""
+
+
+def file_error(cause: BaseException) -> type[PatchShapError]:
+    """The class of an error about a file that could not be read."""
+    return MissingFileError if isinstance(cause, FileNotFoundError) else PatchShapError
+
+
+def bad(
+    what: str,
+    came: object,
+    expected: str,
+    mend: str = "",
+    kind: type[PatchShapError] = PatchShapError,
+) -> PatchShapError:
     """Build the error for argument ``what``: what came, what was expected, how to mend it."""
     told = str(came)
     if len(told) > _LONGEST:
         told = f"{told[: _LONGEST - 50]} ... {told[-40:]}"
     message = f"{what}: got {told}; expected {expected}."
-    return PatchShapError(f"{message} {mend}".rstrip())
+    return kind(f"{message} {mend}".rstrip())
 
 
 def rename(error: PatchShapError, names: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from .explainers.methods import check_method
 if TYPE_CHECKING:
     import shap
 
-    from .models.load import NamedModel
+    from .models.named_model import NamedModel
 
 __all__ = ["explain_image"]
 
@@ -194,7 +194,7 @@ def _said(message: str) -> str:
 def _trained(model: Any, class_names: Sequence[str] | None) -> NamedModel:
     """An explainer network, or that of a checkpoint, whose card may name the classes."""
     from .amortized import ShapleyViT, load_card, load_explainer
-    from .models.load import NamedModel
+    from .models.named_model import NamedModel
 
     names = maybe(list_of_names())("class_names", class_names)
     if isinstance(model, str | PathLike):

@@ -18,7 +18,7 @@ from xai_patchshap.amortized import (
     save_explainer,
     save_surrogate,
 )
-from xai_patchshap.models.load import ScoredImages
+from xai_patchshap.models.named_model import ScoredImages
 
 OPTIONS = {
     "img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,

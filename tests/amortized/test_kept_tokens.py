@@ -26,7 +26,7 @@ from xai_patchshap.amortized import (
     train_surrogate,
 )
 from xai_patchshap.amortized.training.digests import images_digest, model_digest
-from xai_patchshap.models.load import ScoredImages
+from xai_patchshap.models.named_model import ScoredImages
 
 ONE_EPOCH = Schedule(epochs=1, batch_size=8, learning_rate=3e-3, validations=2, save_every=1)
 TOKENS = {"fresh": False, "n_pairs": 2, "keep_tokens": True, "n_frozen": 2, "taps": [1]}

@@ -13,7 +13,7 @@ from tests.amortized.conftest import tiny_vit
 from xai_patchshap.amortized import Architecture, save_surrogate
 from xai_patchshap.amortized.training.data import batches
 from xai_patchshap.cli import main
-from xai_patchshap.models.load import ScoredImages
+from xai_patchshap.models.named_model import ScoredImages
 
 ARGS = {
     "img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2,

@@ -22,7 +22,8 @@ from xai_patchshap.cli import settings as _settings
 from xai_patchshap.cli.folder import group_size
 from xai_patchshap.cli.images import digest_of, images_below, images_of, read_subject
 from xai_patchshap.cli.provenance import provenance
-from xai_patchshap.models.load import NamedModel, load_model
+from xai_patchshap.models.load import load_model
+from xai_patchshap.models.named_model import NamedModel
 from xai_patchshap.samples import cifar10_explainer, cifar10_images, cifar10_path
 
 MODEL = """

@@ -20,7 +20,7 @@ from xai_patchshap.evaluation import deletion_curve, faithfulness, insertion_cur
 from xai_patchshap.evaluation import other_methods as baselines
 from xai_patchshap.evaluation.other_methods import METHODS, Explanations, ImageGames
 from xai_patchshap.evaluation.report import QualityReport, _classes, _curves, quality_report
-from xai_patchshap.models.load import ScoredImages
+from xai_patchshap.models.named_model import ScoredImages
 
 CLASS_TOKEN = {"class_token": True, "global_pool": "token"}
 KINDS = {

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from xai_patchshap import PatchShapError, explain_image
-from xai_patchshap.models.load import NamedModel, ScoredImages, load_model
+from xai_patchshap.models.load import load_model
+from xai_patchshap.models.named_model import NamedModel, ScoredImages
 from xai_patchshap.samples import cifar10_explainer
 
 BYTES = np.random.default_rng(1).integers(0, 256, (20, 40, 3), dtype=np.uint8)

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.models.load import DEMO_MODEL, load_model, open_image
+from xai_patchshap.models.load import DEMO_MODEL, load_model
+from xai_patchshap.models.photographs import open_image
 
 
 def test_the_demo_model_knows_an_espresso():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xai_patchshap import PatchShapError
-from xai_patchshap.models.load import NamedModel, open_image
+from xai_patchshap.models.named_model import NamedModel
+from xai_patchshap.models.photographs import open_image
 
 
 def named(size=(32, 32), crop=0.875, channels=3):

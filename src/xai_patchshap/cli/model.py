@@ -19,7 +19,9 @@ from ..explainers.registry import method_class
 from ..explainers.shap_face import bar_delay
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
-from ..models.load import NamedModel, load_model, open_image
+from ..models.load import load_model
+from ..models.named_model import NamedModel
+from ..models.photographs import open_image
 from .provenance import provenance
 from .settings import ExplainSettings, GameSettings
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..models.load import NamedModel
+from ..models.named_model import NamedModel
 from ..models.onnx import OnnxModel
 from .images import digest_of
 from .settings import EvaluateSettings, ExplainSettings

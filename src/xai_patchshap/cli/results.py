@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import bad
 from ..estimators import Interactions
 from ..explainers.methods import dashed
-from ..models.load import NamedModel
+from ..models.named_model import NamedModel
 from ..targets.outputs import outputs_called
 from .images import Subject
 from .model import Task, class_name, explained

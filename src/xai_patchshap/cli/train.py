@@ -26,8 +26,10 @@ from ..amortized import (
 )
 from ..amortized.architecture import is_plain_transformer
 from ..amortized.training.data import alone_in
-from ..errors import PatchShapError, bad
-from ..models.load import NamedModel, ScoredImages, fetched, load_weights, open_image
+from ..errors import MissingExtraError, bad
+from ..models.load import fetched, load_weights
+from ..models.named_model import ScoredImages
+from ..models.photographs import Crop, open_image
 from .images import images_below
 from .model import check_device
 from .settings import ExplainerSettings, SurrogateSettings, TrainSettings
@@ -60,13 +62,13 @@ class ImageFiles(Dataset[Tensor]):
         if not Path(folder).is_dir():
             raise bad("images", f"'{folder}'", "a folder with images, at any depth")
         self.files = images_below(folder)
-        self._frame = NamedModel(None, "", size)  # type: ignore[arg-type]
+        self._crop = Crop(size)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._frame.prepare(open_image(self.files[index]))
+        return self._crop(open_image(self.files[index]))
 
 
 def surrogate(settings: SurrogateSettings) -> None:
@@ -166,7 +168,7 @@ def _accelerator(settings: TrainSettings) -> Any:
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise PatchShapError(
+        raise MissingExtraError(
             "--accelerate: got no module 'accelerate'; expected the 'train' extra. Install it "
             "with: pip install 'xai-patchshap[train]'"
         ) from error

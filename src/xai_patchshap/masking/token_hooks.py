@@ -98,9 +98,9 @@ class Dropper:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _failed(self, *words: str) -> Exception:
+    def _failed(self, came: str, expected: str, mend: str = "") -> Exception:
         # Kept too, where the model's own code swallows what is raised inside it.
-        self.failure = bad("model", *words)
+        self.failure = bad("model", came, expected, mend)
         return self.failure
 
     def _at_embedding(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:

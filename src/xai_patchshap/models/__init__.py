@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .batch import BatchModel
 from .huggingface import HFModel
-from .load import DEMO_MODEL, NamedModel, ScoredImages, load_model
+from .load import DEMO_MODEL, load_model
+from .named_model import NamedModel, ScoredImages
 from .onnx import OnnxModel
 
 __all__ = [

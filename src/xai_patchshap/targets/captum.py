@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._arrays import as_tensor, plain_tensor
 from .._compat import select_targets
-from ..errors import PatchShapError, bad
+from ..errors import PatchShapError, TargetError, bad
 from ..models.outputs import mean_of_maps
 
 __all__ = ["plain_target", "select_target", "target_columns"]
@@ -56,6 +56,7 @@ def select_target(output: Any, target: Any) -> Any:
             f"{target!r} for an output of shape {tuple(output.shape)}",
             "indices within the output's axes after the first, one for all examples or one each",
             f"{_no_target(output)}({error})",
+            TargetError,
         ) from error
 
 
