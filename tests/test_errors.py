@@ -10,7 +10,13 @@ import torch
 
 from xai_patchshap import PatchKernelShap, PatchShapError, load_model, slic
 from xai_patchshap.amortized import load_card, load_explainer
-from xai_patchshap.errors import MissingExtraError, MissingFileError, TargetError, rename
+from xai_patchshap.errors import (
+    MissingExtraError,
+    MissingFileError,
+    TargetError,
+    deprecated,
+    rename,
+)
 from xai_patchshap.models import OnnxModel
 from xai_patchshap.models.photographs import open_image
 
@@ -67,3 +73,17 @@ def test_every_kind_can_be_said_in_other_words(kind):
     error = kind("file: got nothing; expected something.")
     rename(error, {"file": "--weights"})
     assert str(error) == "--weights: got nothing; expected something."
+
+
+def test_what_goes_away_warns_at_the_line_of_its_user():
+    @deprecated("new()", since="1.2")
+    def old(x):
+        """Twice the number."""
+        return 2 * x
+
+    with pytest.warns(
+        DeprecationWarning, match=r"old is deprecated since 1\.2: use new\(\)\."
+    ) as w:
+        assert old(3) == 6
+    assert [one.filename for one in w] == [__file__]
+    assert old.__doc__ == "Twice the number."

@@ -11,9 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
 
-__all__ = ["MissingExtraError", "MissingFileError", "PatchShapError", "TargetError"]
+__all__ = ["MissingExtraError", "MissingFileError", "PatchShapError", "TargetError", "deprecated"]
 
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _LONGEST = 500  # letters of what came in a message
 
@@ -79,6 +83,29 @@ def warnings_said(say: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         _said.reset(token)
+
+
+def deprecated(instead: str, since: str) -> Callable[[F], F]:
+    """Let a function, or a class's constructor, warn that it goes away.
+
+    Parameters
+    ----------
+    instead : str
+        What its user writes instead.
+    since : str
+        The version that deprecates it; it stays for two minor versions more.
+    """
+
+    def declare(function: F) -> F:
+        @wraps(function)
+        def warning(*args: Any, **kwargs: Any) -> Any:
+            name = function.__qualname__.removesuffix(".__init__")
+            warn(f"{name} is deprecated since {since}: use {instead}.", DeprecationWarning)
+            return function(*args, **kwargs)
+
+        return warning  # type: ignore[return-value]
+
+    return declare
 
 
 @contextmanager
