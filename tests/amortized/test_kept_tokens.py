@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import shutil
 import threading
@@ -22,10 +23,13 @@ from xai_patchshap.amortized import (
     Schedule,
     ShapleyViT,
     calibrate,
+    shapley_values,
     train_explainer,
     train_surrogate,
 )
 from xai_patchshap.amortized.training.digests import images_digest, model_digest
+from xai_patchshap.amortized.training.loop import _save_state
+from xai_patchshap.game import Game
 from xai_patchshap.models.named_model import ScoredImages
 
 ONE_EPOCH = Schedule(epochs=1, batch_size=8, learning_rate=3e-3, validations=2, save_every=1)
@@ -395,15 +399,15 @@ def test_a_calibration_goes_on_where_it_was(tmp_path, monkeypatch):
     network = ShapleyViT(tiny_vit(), n_frozen=1).eval()
     images = random_images(6)
     asked, right = [], calibrate(copy.deepcopy(network), images, reference_budget=40, budgets=(16,))
-    original = ShapleyViT.coalition_values
+    original = Game.evaluate
 
-    def counted(self, images, *arguments):
-        asked.append(len(images))
+    def counted(self, coalitions):
+        asked.append(len(coalitions))
         if len(asked) == stop:
             raise KeyboardInterrupt
-        return original(self, images, *arguments)
+        return original(self, coalitions)
 
-    monkeypatch.setattr(ShapleyViT, "coalition_values", counted)
+    monkeypatch.setattr(Game, "evaluate", counted)
     options = {"reference_budget": 40, "budgets": (16,), "keep": tmp_path}
     stop = 2
     with pytest.raises(KeyboardInterrupt):
@@ -417,6 +421,37 @@ def test_a_calibration_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
     notes = {json.loads(n.read_text())["key"]["images"] for n in tmp_path.glob("*/*.json")}
     assert len(notes) == 2
+
+
+def test_a_calibration_that_is_interrupted_keeps_no_half_of_its_values(monkeypatch):
+    network = ShapleyViT(tiny_vit(), n_frozen=1).eval()
+    original, calls = ShapleyViT.whole_logits, []
+
+    def interrupted(self, images):
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, images)
+
+    monkeypatch.setattr(ShapleyViT, "whole_logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shapley_values(network, random_images(4), 64, batch_size=32)
+
+
+def test_a_run_that_fitted_labels_under_their_former_name_goes_on(tmp_path):
+    right = train("labels", tmp_path).state_dict()
+    for note in tmp_path.glob("labels/*.json"):
+        note.write_text(
+            note.read_text().replace('"objective": "labels"', '"objective": "regression"')
+        )
+    content = (tmp_path / "state.pt").read_bytes()[32:]
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    state["settings"]["objective"] = "regression"
+    _save_state(tmp_path / "state.pt", state)
+    stamp = (tmp_path / "state.pt").stat().st_mtime_ns
+    again = train("labels", tmp_path).state_dict()
+    assert (tmp_path / "state.pt").stat().st_mtime_ns == stamp
+    assert all(torch.equal(right[k], again[k]) for k in right)
 
 
 @pytest.mark.parametrize("n_frozen", [0, 1, 2])

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from ...errors import bad
 from ...estimators import KernelShap
+from ...game import Game, Request
+from ...masking.patch_masker import PatchMasker
 from ..network import ShapleyViT
 from .digests import images_digest, model_digest
+from .schedule import precision
 from .table import Table
 
 __all__ = ["calibrate", "explained_variance", "per_image_correlation", "shapley_values"]
@@ -73,7 +76,7 @@ def shapley_values(
         raise bad("control", f"a network that predicts {network.predicts}", "one of a game")
     asked = [budget] if isinstance(budget, int) else list(budget)
     kernel = KernelShap(network.n_players, max(asked), seed)
-    values = _game_values(network, images, kernel, batch_size, autocast)
+    values = _game_values(network, images, kernel.coalitions, batch_size, autocast)
     known: Any = 0.0
     if control and len(kernel.coalitions) < 2**network.n_players:
         generator = torch.Generator().manual_seed(seed)
@@ -157,7 +160,7 @@ def calibrate(
         reference = computed(everything)["reference"]
     predicted = _predicted(network, images, batch_size)
     kernel = KernelShap(network.n_players, max(budgets), seed)
-    values = _game_values(network, images, kernel, batch_size, autocast)
+    values = _game_values(network, images, kernel.coalitions, batch_size, autocast)
     before = float(np.mean((predicted - reference) ** 2))
     errors = np.array([
         [
@@ -203,19 +206,19 @@ def _predicted(network: ShapleyViT, images: Tensor, batch_size: int) -> Floats:
 
 
 def _game_values(
-    network: ShapleyViT, images: Tensor, kernel: KernelShap, batch_size: int, autocast: Any
+    network: ShapleyViT, images: Tensor, coalitions: NDArray[np.bool_], batch_size: int, dtype: Any
 ) -> Floats:
-    """Values (N, m, K) of the coalitions of an estimator."""
-    coalitions = torch.from_numpy(kernel.coalitions).to(images.device)
-    n, m = len(images), len(coalitions)
-    rows_at_once = max(1, 2**16 // m)
-    parts = []
-    kind = images.device.type
-    for some in torch.split(torch.arange(n, device=images.device), rows_at_once):
-        examples = some.repeat_interleave(m)
-        with torch.no_grad(), torch.autocast(kind, dtype=autocast, enabled=autocast is not None):
-            values = network.coalition_values(
-                images, examples, coalitions.repeat(len(some), 1), batch_size
-            )
-        parts.append(values.reshape(len(some), m, -1).double().cpu())
-    return np.asarray(torch.cat(parts))
+    """Values (N, m, K) of the same coalitions (m, patches) of every image."""
+    masker = PatchMasker(background="drop")
+    inputs, _ = masker.prepare(images, "NCHW", network.surrogate.patch_size)
+    inputs = inputs.to(images.device, torch.contiguous_format)
+
+    def forward(shown: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        with torch.no_grad(), precision(images.device, dtype):
+            return network.link(network.whole_logits(*shown))
+
+    game = Game(forward, Request(inputs, batch_size=batch_size, by_size=True))
+    values = game.evaluate(dict.fromkeys(range(len(images)), coalitions))
+    if game.interrupted:
+        raise KeyboardInterrupt
+    return np.stack([*values.values()])
