@@ -41,7 +41,7 @@ from xai_patchshap.amortized import (
 )
 from xai_patchshap.amortized.losses import kernel_pairs
 from xai_patchshap.estimators import GaussianProcessShap, KernelShap
-from xai_patchshap.evaluation.report import quality_report
+from xai_patchshap.evaluation import quality_report
 from xai_patchshap.samples import (
     cifar10_classifier,
     cifar10_explainer,

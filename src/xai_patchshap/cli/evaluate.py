@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,14 @@ from tqdm.auto import tqdm
 
 from .._files import only_process_in, write_text
 from ..errors import PatchShapError, bad
-from ..evaluation import deletion_curve, insertion_curve
-from ..evaluation.correlations import random_coalitions, rank_correlation
+from ..evaluation.compare import SCORES, Protocol, compare_methods, table
+from ..evaluation.image_games import ImageGames
+from ..evaluation.network_methods import Linked
 from ..explainers import PatchExplainer
 from ..explainers.methods import dashed
-from ..masking.patch_masker import PatchMasker
-from ..models.batch import BatchModel
 from ..models.named_model import NamedModel
-from ..models.vit_anatomy import vit_patch_size
 from .failures import Failures
 from .images import identified, images_of, read_subject, shown, source_of
-from .methods import ImageGame, SurrogateScores, attributed
 from .model import (
     batch_rows,
     check_masker,
@@ -50,7 +47,6 @@ _OTHER = 1_000_003
 # What is called so in the folder of results: the report, and the folder of each image's scores.
 _REPORT, _IMAGES = "evaluation", "images"
 _COLUMNS = ("method", "images", "evaluations", "seconds")
-_SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
 
 
 def evaluate(settings: EvaluateSettings) -> int:
@@ -85,7 +81,7 @@ class _Comparison:
     """Scores of the methods, image by image."""
 
     def __init__(self, settings: EvaluateSettings) -> None:
-        self.asked, self.methods = settings, list(map(dashed, settings.methods))
+        self.asked = settings
         self.rows: list[dict[str, Any]] = []
         self.n_found = 0
         self.failures = Failures()
@@ -96,7 +92,8 @@ class _Comparison:
             self.model, self.masker = self.named.model, prepare_masker(settings, self.named)
         else:
             self.named, explainer = trained(settings)
-            self.explainer, self.model = explainer, SurrogateScores(explainer.model)
+            network = explainer.model
+            self.explainer, self.model = explainer, Linked(network, network.surrogate)
             self.masker = explainer.masker
         self.batch = batch_rows(settings.batch_size, self.model)
         weights = self.model if self.explainer is None else self.explainer.model
@@ -143,59 +140,28 @@ class _Comparison:
         if not np.isfinite(scores).all():
             raise bad("model", "NaN or infinite outputs", "finite numbers")
         target = int(np.argmax(scores))
-        game = self._game(x, target, len(scores) == 1)
-        samples = [
-            random_coalitions(game.n, size, asked.samples, asked.seed + _OTHER)
-            for size in (game.n // 2, None)
-            if asked.samples
-        ]
-        values = [game(coalitions) for coalitions in samples]
-        rows = []
-        for method in self.methods:
-            bar.set_postfix_str(f"{name}, {method}", refresh=False)
-            made = attributed(method, game)
-            curve: dict[str, Any] = {"steps": asked.steps, "batch_size": asked.steps + 2}
-            found = [
-                insertion_curve(game, made.values, **curve).auc(),
-                deletion_curve(game, made.values, **curve).auc(),
-                *(
-                    float(rank_correlation(coalitions @ made.values, v))
-                    for coalitions, v in zip(samples, values, strict=True)
-                ),
-            ]
-            rows.append({
-                "image": name,
-                "class": class_name(self.named, target),
-                "score": float(scores[target]),
-                "method": method,
-                "evaluations": made.evaluations,
-                "seconds": made.seconds,
-                **{key: _defined(f) for key, f in zip(_SCORES, found, strict=False)},
-            })  # fmt: skip
-            bar.update()
-        return rows
-
-    def _game(self, x: Tensor, target: int, is_single: bool) -> ImageGame:
-        """The game of one image, with the players that all methods are given."""
-        device = BatchModel(self.model).device
-        (players,) = self.masker.prepare(x, "NCHW", vit_patch_size(self.model))[1]
-        if players.n < 2:
-            raise bad("--players", "a single player", "at least two")
-        return ImageGame(
-            self.model,
-            PatchMasker(players.labels, self.masker.background),
-            x if device is None else x.to(device),
-            target,
-            is_single,
-            self.batch,
-            self.asked.budget,
-            self.asked.seed,
-            self.explainer,
+        games = ImageGames(self.model, self.masker, x, [[target]], batch_size=self.batch)
+        compared = compare_methods(
+            games,
+            self._told(name, bar),
+            budget=asked.budget,
+            protocol=Protocol(asked.steps, n_coalitions=asked.samples, seed=asked.seed + _OTHER),
+            seed=asked.seed,
+            explainer=self.explainer,
         )
+        of_image = {
+            "image": name,
+            "class": class_name(self.named, target),
+            "score": float(scores[target]),
+        }
+        return [of_image | row | {"method": dashed(row["method"])} for row in compared]
 
-
-def _defined(number: float) -> float | None:
-    return number if np.isfinite(number) else None
+    def _told(self, name: str, bar: Any) -> Iterator[str]:
+        """The methods, while the bar says which one is at work."""
+        for method in self.asked.methods:
+            bar.set_postfix_str(f"{name}, {dashed(method)}", refresh=False)
+            yield method
+            bar.update()
 
 
 def _read_rows(file: Path) -> Record | None:
@@ -210,9 +176,9 @@ def _read_rows(file: Path) -> Record | None:
 
 def _check_report(out: Path, settings: dict[str, Any]) -> None:
     """Raise if there is a report of other settings, or one that is none of ours."""
-    report, table = (out / f"{_REPORT}.{suffix}" for suffix in ("json", "csv"))
+    report, csv_file = (out / f"{_REPORT}.{suffix}" for suffix in ("json", "csv"))
     theirs: Any = settings
-    for path in (report, table):
+    for path in (report, csv_file):
         if not os.path.lexists(path):
             continue
         try:
@@ -235,20 +201,20 @@ def _check_report(out: Path, settings: dict[str, Any]) -> None:
 
 def _report(settings: EvaluateSettings, comparison: _Comparison, n_files: int) -> None:
     """Print the table, and write it with what it was made of."""
-    means = [_means(m, comparison.rows) for m in comparison.methods]
+    means = [_means(dashed(m), comparison.rows) for m in settings.methods]
     named: NamedModel = comparison.named
-    n = len(comparison.rows) // len(comparison.methods)
+    n = len(comparison.rows) // len(means)
     known = f", {comparison.n_found} of them scored already" if comparison.n_found else ""
     print(
         f"{n} of {n_files} images{known}, {named.name}, {named.scale} of the predicted class, "
         f"background {settings.background}; means +- half of a 95 % interval, median seconds\n"
     )
     print(_table(means))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(means[0]))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(means[0]))
     writer.writeheader()
     writer.writerows(means)
-    write_text(settings.out / f"{_REPORT}.csv", table.getvalue())
+    write_text(settings.out / f"{_REPORT}.csv", text.getvalue())
     content = {
         "settings": comparison.settings,
         "methods": means,
@@ -271,7 +237,7 @@ def _means(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         # The first image also pays for what is compiled or loaded once.
         "seconds": float(np.median([row["seconds"] for row in own])),
     }
-    for key in _SCORES:
+    for key in SCORES:
         numbers = [row[key] for row in own if row.get(key) is not None]
         n = len(numbers)
         line[key] = float(np.mean(numbers)) if n else None
@@ -281,7 +247,7 @@ def _means(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _table(means: Sequence[dict[str, Any]]) -> str:
-    shown = [key for key in _SCORES if any(line[key] is not None for line in means)]
+    shown = [key for key in SCORES if any(line[key] is not None for line in means)]
     lines = [["method", "evaluations", "seconds", *(key.replace("_", "-") for key in shown)]]
     for line in means:
         cells = [line["method"], f"{line['evaluations']:.0f}", f"{line['seconds']:.2f}"]
@@ -290,11 +256,4 @@ def _table(means: Sequence[dict[str, Any]]) -> str:
             tail = "" if half is None else f" +- {half:.3f}"
             cells.append("-" if mean is None else f"{mean:.3f}{tail}")
         lines.append(cells)
-    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(w) if i == 0 else text.rjust(w)
-            for i, (text, w) in enumerate(zip(line, width, strict=True))
-        )
-        for line in lines
-    )
+    return table(lines)

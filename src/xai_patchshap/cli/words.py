@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import PatchShapError
+from ..explainers.methods import COMPARED, dashed
 
 __all__: list[str] = []  # parts of the command line, for no one else
 
@@ -27,9 +28,9 @@ FLAGS = {
         name: f"--{name.replace('_', '-')}"
         for name in (
             "accumulate", "background", "batch_size", "budget", "epochs", "hierarchy", "index",
-            "learning_rate", "order", "out", "players", "predicts", "save_every", "scale", "seed",
-            "size", "start", "taps", "tolerance", "validation", "validations", "weight_decay",
-            "weights", "workers",
+            "learning_rate", "methods", "order", "out", "players", "predicts", "save_every",
+            "scale", "seed", "size", "start", "taps", "tolerance", "validation", "validations",
+            "weight_decay", "weights", "workers",
         )
     },
 }  # fmt: skip
@@ -60,7 +61,9 @@ def in_words(message: str) -> str:
     """
     came, expected, advice = message.partition("; expected")
     what, colon, got = came.partition(":") if expected else ("", "", "")
-    # What came stays as it is: it may be the path of a file.
+    if what == "methods":
+        got = re.sub("|".join(COMPARED), lambda name: dashed(name[0]), _typed(got))
+    # Else what came stays as it is: it may be the path of a file.
     return f"{FLAGS.get(what, what)}{colon}{got}{expected}{_typed(advice or message)}"
 
 

@@ -1,237 +1,199 @@
-"""Attributions of patches that are not Shapley values, to compare these with.
+"""Attributions that are not ours, to compare ours with. One implementation of each.
 
-Attention: last layer and roll-out (Abnar & Zuidema, Quantifying attention flow in
-transformers, ACL 2020). Gradients: those of Captum, summed over the pixels of each patch.
-Perturbation: leave-one-out, and random masks (RISE: Petsiuk, Das & Saenko, BMVC 2018).
+Gradients are those of Captum, summed with their signs over channels and pixels of each player.
+Where a method wants a baseline, it gets the background of the masker. Perturbation:
+leave-one-out, random masks (RISE: Petsiuk, Das & Saenko, BMVC 2018), and KernelSHAP of Captum.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
-from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from captum.attr import InputXGradient, IntegratedGradients, KernelShap, Saliency
+from torch import Tensor
 
 from .._typing import Bools, Floats
-from ..amortized import ShapleyViT
+from .._validation import check_memory, said
 from ..errors import bad
-from ..estimators import KernelShap
-from ..models.vit_anatomy import anatomy_of, plain_attention, timm_transformer
+from . import attention
+from .image_games import ImageGames
 
-__all__ = [
-    "GRADIENT_METHODS",
-    "METHODS",
-    "attention_matrices",
-    "attention_rollout",
-    "gradient_attribution",
-    "last_attention",
-    "leave_one_out",
-    "rise",
-]
+__all__ = ["OTHER_METHODS", "attribute_by", "leave_one_out", "rise"]
 
-Attributions = tuple[str, int | None, Floats]
-Games = Callable[[Bools], Floats]
+# From coalitions, bool (m, n), to values (N, m, K) of N games.
+ManyGames = Callable[[Bools], Floats]
+# Attributions (N, n, k) for all outputs of all games, and evaluations of each for one output.
+Found = tuple[Floats, int]
 
-# Forward and backward passes for each image.
-GRADIENT_METHODS = {
-    "gradients": 1,
-    "gradient x input": 1,
-    "integrated gradients": 50,
-    "SmoothGrad": 50,
-}
-METHODS = (
-    "reference",
-    "amortized",
-    "refined",
-    "KernelSHAP",
-    "leave-one-out",
-    "RISE",
-    *GRADIENT_METHODS,
-    "attention roll-out",
-    "last attention",
-    "random",
-)
+_PASSES = 50  # of integrated gradients and SmoothGrad, if the budget has as many
 _NOISE = 0.15  # standard deviation over the range of the pixels, as Smilkov et al. advise
-_MOST_ROWS = 2**16  # coalitions, and
-_MOST_NUMBERS = 2**25  # outputs of them, held at once
 
 
-def attention_matrices(model: nn.Module, images: Tensor) -> Tensor:
-    """Attention of every block, averaged over its heads.
+def attribute_by(method: str, games: ImageGames, budget: int, seed: int) -> Found:
+    """Attributions (N, n, k) by one of :data:`OTHER_METHODS`, and evaluations of each image.
 
-    Computed again from queries and keys, since fused attention does not keep it.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A timm ``VisionTransformer``, or a module that holds exactly one.
-    images : Tensor (B, C, H, W)
-
-    Returns
-    -------
-    Tensor (B, blocks, tokens, tokens)
-        Row: the token that attends, column: the one that is attended to; rows sum to 1.
+    ``integrated_gradients`` goes from the background to the image (Sundararajan, Taly & Yan,
+    ICML 2017), and ``smoothgrad`` averages the gradients of images with Gaussian noise, whose
+    deviation is 0.15 of the range of the image's pixels (Smilkov et al., 2017); both in 50
+    passes, or as many as the budget has. ``captum_kernel_shap`` and ``rise`` spend all of it.
 
     Raises
     ------
     PatchShapError
-        If the model is not such a transformer, or its blocks have another attention.
-
-    Examples
-    --------
-    >>> import timm
-    >>> vit = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
-    >>> attention_matrices(vit, torch.rand(2, 3, 64, 64)).shape  # 16 patches and a class token
-    torch.Size([2, 6, 17, 17])
+        If the method does not go with the model or the background.
     """
-    vit = timm_transformer(model)
-    layers = [plain_attention(block) for block in vit.blocks]
-    other = [type(b).__name__ for b, a in zip(vit.blocks, layers, strict=True) if a is None]
-    if other:
-        raise bad("model", f"blocks of type {other[0]}", "blocks with timm's Attention")
-    found: list[Tensor] = []
-    thread = threading.get_ident()
+    return OTHER_METHODS[method](games, budget, seed)
 
-    def keep(layer: Any, qkv: Tensor) -> None:
-        if threading.get_ident() != thread:  # another thread calls the same model
-            return
-        batch, tokens, _ = qkv.shape
-        parts = qkv.reshape(batch, tokens, 3, layer.num_heads, -1)
-        q, k, _ = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = layer.q_norm(q).float() @ layer.k_norm(k).float().transpose(-2, -1)
-        found.append((scores * layer.scale).softmax(-1).mean(1))
 
-    handles = [
-        layer.qkv.register_forward_hook(lambda _, __, qkv, layer=layer: keep(layer, qkv))
-        for layer in layers
-    ]
-    try:
-        with torch.no_grad():
-            model(images.clone())  # a model may write into its input
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(found) != len(layers) or len({len(scores) for scores in found}) != 1:
-        raise bad(
-            "model",
-            f"{len(found)} calls of the attention of {len(layers)} blocks",
-            "one call of each block for a batch",
-            "Give the transformer itself, neither compiled nor called several times.",
+def _gradients(method: str, games: ImageGames, budget: int, seed: int) -> Found:
+    passes = max(1, min(_PASSES, budget))
+    forward = _Counted(games)
+    outputs = []
+    with games.running(), torch.enable_grad():
+        for target in games.outputs.T:
+            forward.target = torch.tensor(target)
+            try:
+                maps = _GRADIENTS[method](forward, games, passes, seed)
+            except RuntimeError as error:
+                if "grad" not in str(error):
+                    raise
+                raise bad(
+                    "methods", f"{method} for a model without gradients", "a model that has them",
+                    f"({error})",
+                ) from error  # fmt: skip
+            outputs.append(games.per_player(maps))
+    return np.stack(outputs, axis=2), forward.n_images // games.outputs.size
+
+
+def _integrated(forward: _Counted, games: ImageGames, passes: int, seed: int) -> Tensor:
+    baseline = games.baseline.expand_as(games.images)
+
+    def explain(some: Tensor, x: Tensor, target: Tensor) -> Tensor:
+        found = IntegratedGradients(forward).attribute(
+            x, baseline[some], target, n_steps=passes, internal_batch_size=games.batch_size
         )
-    return torch.stack(found, dim=1)
+        return torch.as_tensor(found)
+
+    return forward.in_groups(explain, max(1, games.batch_size // passes))
 
 
-def last_attention(model: nn.Module, images: Tensor) -> Tensor:
-    """Attention of the last block to each patch, (B, patches).
-
-    That of the class token where the model reads it, and the mean over the patches where it
-    pools them. Parameters and errors are those of :func:`attention_matrices`.
-
-    Examples
-    --------
-    >>> import timm
-    >>> vit = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
-    >>> last_attention(vit, torch.rand(2, 3, 64, 64)).shape
-    torch.Size([2, 16])
-    """
-    return _to_patches(model, attention_matrices(model, images)[:, -1])
+def _saliency(forward: _Counted, games: ImageGames, passes: int, seed: int) -> Tensor:
+    return forward.in_groups(lambda _, x, t: Saliency(forward).attribute(x, t, abs=False))
 
 
-def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:
-    r"""Attention through all blocks to each patch, (B, patches).
-
-    .. math:: \hat A = \tilde A_L \cdots \tilde A_1, \quad \tilde A_l = (A_l + I) / 2
-
-    with the attention :math:`A_l` of block l averaged over its heads (Abnar & Zuidema, ACL
-    2020, equation 1); the identity is for the residual connection. What of it is read, and
-    parameters and errors, are as in :func:`last_attention`.
-
-    Examples
-    --------
-    >>> import timm
-    >>> vit = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
-    >>> attention_rollout(vit, torch.rand(2, 3, 64, 64)).shape
-    torch.Size([2, 16])
-    """
-    layers = attention_matrices(model, images)
-    own = torch.eye(layers.shape[-1], device=layers.device)
-    flow = own.expand_as(layers[:, 0])
-    for layer in layers.unbind(1):
-        flow = (layer + own) / 2 @ flow
-    return _to_patches(model, flow)
+def _input_x_gradient(forward: _Counted, games: ImageGames, passes: int, seed: int) -> Tensor:
+    return forward.in_groups(lambda _, x, t: InputXGradient(forward).attribute(x, t))
 
 
-def gradient_attribution(
-    method: str,
-    forward: Callable[[Tensor], Tensor],
-    images: Tensor,
-    targets: Tensor,
-    patch_size: tuple[int, int],
-    *,
-    seed: int = 0,
-    batch_size: int = 64,
+def _smoothgrad(forward: _Counted, games: ImageGames, passes: int, seed: int) -> Tensor:
+    return forward.in_groups(
+        lambda _, x, t: _of_noisy(forward, x.detach(), t, passes, seed, games.batch_size), 1
+    )
+
+
+def _of_noisy(
+    forward: _Counted, x: Tensor, target: Tensor, passes: int, seed: int, rows: int
 ) -> Tensor:
-    """Captum's gradients with their signs, summed over channels and pixels of each patch.
-
-    Parameters
-    ----------
-    method : {"gradients", "gradient x input", "integrated gradients", "SmoothGrad"}
-        Integrated gradients take 50 steps from images of zeros (Sundararajan, Taly & Yan,
-        ICML 2017). SmoothGrad averages over 50 images with Gaussian noise, whose deviation
-        is 0.15 of the range of the image's pixels (Smilkov et al., 2017).
-    forward : callable
-        Maps images (B, C, H, W) to outputs (B, K).
-    images : Tensor (N, C, H, W)
-    targets : Tensor of int64, shape (N,)
-        The output of each image that is explained.
-    patch_size : (int, int)
-        Height and width, which divide those of the images.
-    seed : int
-        Seed of the noise; PyTorch's own random state stays as it is.
-    batch_size : int
-        Most images in one pass, if it is at least 50; each of the last two methods needs 50.
-
-    Returns
-    -------
-    Tensor (N, patches)
-
-    Raises
-    ------
-    PatchShapError
-        If the method is unknown.
-
-    Examples
-    --------
-    >>> weights = torch.arange(16.0).reshape(4, 4)
-    >>> forward = lambda x: (x * weights).flatten(1).sum(1, keepdim=True)
-    >>> images, targets = torch.ones(1, 1, 4, 4), torch.tensor([0])
-    >>> gradient_attribution("gradients", forward, images, targets, (2, 2))
-    tensor([[10., 18., 42., 50.]])
-    """
-    if method not in GRADIENT_METHODS:
-        raise bad("method", repr(method), f"one of {tuple(GRADIENT_METHODS)}")
-    passes = GRADIENT_METHODS[method]
-    # SmoothGrad goes image by image: the noise must not depend on the size of a batch.
-    size = 1 if method == "SmoothGrad" else max(1, batch_size // passes)
-    explain = _captum(method, lambda x: forward(x.clone()))  # a model may write into its input
-    parts = []
-    devices = range(torch.cuda.device_count())  # all of them: unnamed, several cause a warning
-    with torch.random.fork_rng(devices):  # captum draws its noise from the global state
-        torch.random.manual_seed(seed)
-        for x, t in zip(torch.split(images, size), torch.split(targets, size), strict=True):
-            found = explain(x.detach().clone().requires_grad_(), t).detach()
-            parts.append(avg_pool2d(found, patch_size, divisor_override=1).sum(1).flatten(1))
-    return torch.cat(parts)
+    """Mean gradient of one image with noise, which depends on the seed alone."""
+    draw, deviation = torch.Generator().manual_seed(seed), _NOISE * float(x.max() - x.min())
+    total = torch.zeros_like(x)
+    for some in torch.split(torch.arange(passes), rows):
+        # One by one: the noise does not depend on the size of a batch.
+        noise = torch.stack([torch.randn(x.shape[1:], generator=draw) for _ in some]).to(x)
+        noisy = (x + deviation * noise).requires_grad_()
+        found = Saliency(forward).attribute(noisy, target.expand(len(some)), abs=False)
+        total += found.sum(0, keepdim=True)
+    return total / passes
 
 
-def leave_one_out(games: Games, n_players: int) -> Floats:
+_GRADIENTS: dict[str, Callable[[_Counted, ImageGames, int, int], Tensor]] = {
+    "integrated_gradients": _integrated,
+    "saliency": _saliency,
+    "input_x_gradient": _input_x_gradient,
+    "smoothgrad": _smoothgrad,
+}
+
+
+class _Counted:
+    """The model for Captum: outputs of whole images, with a count of them."""
+
+    def __init__(self, games: ImageGames) -> None:
+        self.games, self.n_images = games, 0
+        self.target = torch.zeros(len(games.images), dtype=torch.int64)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.n_images += len(x)
+        return self.games.scores(x)
+
+    def in_groups(
+        self, explain: Callable[[Tensor, Tensor, Tensor], Tensor], size: int | None = None
+    ) -> Tensor:
+        """Maps (N, C, H, W) of the images, with gradients taken of a few at a time."""
+        images = self.games.images
+        parts = []
+        for some in torch.split(torch.arange(len(images)), size or self.games.batch_size):
+            x = images[some].detach().clone().requires_grad_()
+            parts.append(explain(some, x, self.target[some].to(x.device)).detach())
+        return torch.cat(parts)
+
+
+def _captum_kernel_shap(games: ImageGames, budget: int, seed: int) -> Found:
+    if games.masker.drops_tokens:
+        raise bad(
+            "methods", "captum_kernel_shap with background='drop'", "a background it can show"
+        )
+    came = f"{said(budget)} evaluations for {games.n_players} players"
+    check_memory("budget", came, 8 * budget * games.n_players, "Lower it.")
+    forward, baseline = _Counted(games), games.baseline.expand_as(games.images)
+    on_cuda = [games.images.device] if games.images.device.type == "cuda" else []
+    found = np.empty((len(games.images), games.n_players, games.outputs.shape[1]))
+    # Captum draws from the global state, which is put back.
+    with torch.random.fork_rng(on_cuda), games.running():
+        for i, c in np.ndindex(games.outputs.shape):
+            torch.random.manual_seed(seed)
+            values = KernelShap(forward).attribute(
+                games.images[i : i + 1],
+                baseline[i : i + 1],
+                int(games.outputs[i, c]),
+                feature_mask=games.labels[None, None].to(games.images.device),
+                n_samples=budget,
+                perturbations_per_eval=games.batch_size,
+                return_input_shape=False,
+            )
+            found[i, :, c] = values.detach().double().cpu().numpy().ravel()
+    return found, forward.n_images // games.outputs.size
+
+
+def _leave_one_out(games: ImageGames, budget: int, seed: int) -> Found:
+    return leave_one_out(games, games.n_players), games.n_players + 1
+
+
+def _rise(games: ImageGames, budget: int, seed: int) -> Found:
+    return rise(games, games.n_players, budget, seed), budget
+
+
+def _random(games: ImageGames, budget: int, seed: int) -> Found:
+    n, k = games.outputs.shape
+    return np.random.default_rng([seed, 1]).random((n, games.n_players, k)), 0
+
+
+def _attention(method: str, games: ImageGames, budget: int, seed: int) -> Found:
+    read: Any = getattr(attention, method)
+    parts = [
+        read(games.model, x).double().cpu() for x in torch.split(games.images, games.batch_size)
+    ]
+    found = np.asarray(torch.cat(parts))
+    if found.shape[1] != games.n_players or not games.plays_patches:
+        came = f"{method} for players that are not the transformer's patches"
+        raise bad("methods", came, "a masker without players of its own")
+    return np.repeat(found[:, :, None], games.outputs.shape[1], axis=2), 1
+
+
+def leave_one_out(games: ManyGames, n_players: int) -> Floats:
     """Loss of value as each player leaves all others, v(N) - v(N without i).
 
     Parameters
@@ -256,7 +218,7 @@ def leave_one_out(games: Games, n_players: int) -> Floats:
     return np.asarray(values[:, :1] - values[:, 1:])
 
 
-def rise(games: Games, n_players: int, n_masks: int, seed: int = 0) -> Floats:
+def rise(games: ManyGames, n_players: int, n_masks: int, seed: int = 0) -> Floats:
     """Mean value of the random coalitions that show a player.
 
     Each player is in each coalition with probability 1/2. Divided by the number of masks that
@@ -283,6 +245,8 @@ def rise(games: Games, n_players: int, n_masks: int, seed: int = 0) -> Floats:
     >>> rise(games, 2, 1000)[0, :, 0].round()
     array([2., 4.])
     """
+    came = f"{said(n_masks)} evaluations for {n_players} players"
+    check_memory("budget", came, 8 * n_masks * n_players, "Lower it.")
     masks = np.random.default_rng(seed).random((n_masks, n_players)) < 0.5
     values = games(masks)
     count = masks.sum(0)[:, None]
@@ -290,157 +254,12 @@ def rise(games: Games, n_players: int, n_masks: int, seed: int = 0) -> Floats:
     return np.asarray(np.where(count > 0, mean, values.mean(1, keepdims=True)))
 
 
-@dataclass(frozen=True)
-class ImageGames:
-    """The games of all images for their classes (N, k), as one model plays them."""
-
-    play: Callable[[Tensor, Tensor, Tensor, int], Tensor]
-    images: Tensor
-    classes: Tensor
-    n_outputs: int
-    batch_size: int
-    autocast: torch.dtype | None
-
-    def __call__(self, coalitions: Bools) -> Floats:
-        """Values (N, m, k) of coalitions (m, patches), or of each image's own (N, m, patches)."""
-        n, device = len(self.images), self.images.device
-        m, n_players = coalitions.shape[-2:]
-        each = np.broadcast_to(coalitions, (n, m, n_players))
-        step = max(1, min(_MOST_ROWS, _MOST_NUMBERS // self.n_outputs) // m)
-        parts = []
-        on = self.autocast is not None
-        for start in range(0, n, step):
-            some = each[start : start + step]
-            shown = torch.tensor(some.reshape(-1, n_players), device=device)
-            examples = torch.arange(start, start + len(some), device=device).repeat_interleave(m)
-            with torch.no_grad(), torch.autocast(device.type, dtype=self.autocast, enabled=on):
-                values = self.play(self.images, examples, shown, self.batch_size)
-            values = values.gather(1, self.classes[examples])
-            parts.append(values.reshape(len(some), m, -1).double().cpu())
-        return np.asarray(torch.cat(parts))
-
-
-@dataclass(frozen=True)
-class Explanations:
-    """Attributions of the images' patches for their classes, by all methods."""
-
-    network: ShapleyViT
-    images: Tensor
-    classes: Tensor
-    games: ImageGames
-    reference: Floats
-    n_reference: int | None
-    budgets: tuple[int, ...]
-    seed: int
-
-    def of(self, method: str) -> Iterator[Attributions]:
-        """Name, evaluations and attributions (N, patches, k), at each of a method's budgets."""
-        n = self.network.n_players
-        if method == "reference":
-            yield method, self.n_reference, self.reference
-        elif method == "amortized":
-            yield method, 1, self._predicted
-        elif method in ("KernelSHAP", "refined"):
-            yield from self._estimates(refine=method == "refined")
-        elif method == "leave-one-out":
-            yield method, n + 1, leave_one_out(self.games, n)
-        elif method == "RISE":
-            # Not the seed of the coalitions that score it.
-            masks = max(self.budgets)
-            yield f"{method} at {masks}", masks, rise(self.games, n, masks, self.seed + 3)
-        elif method == "random":
-            drawn = np.random.default_rng([self.seed, 1]).random(self.reference.shape)
-            yield method, 0, drawn
-        elif method in GRADIENT_METHODS:
-            yield method, GRADIENT_METHODS[method], self._gradients(method)
-        else:
-            yield method, 1, self._attention(method)
-
-    @cached_property
-    def _predicted(self) -> Floats:
-        parts = []
-        with torch.no_grad():
-            for some in torch.split(torch.arange(len(self.images)), self.games.batch_size):
-                values = self.network(self.images[some])[0]
-                picks = self.classes[some][:, None].expand(-1, values.shape[1], -1)
-                parts.append(values.gather(2, picks).double().cpu())
-        return np.asarray(torch.cat(parts))
-
-    @cached_property
-    def _kernel(self) -> tuple[KernelShap, Floats]:
-        # Other coalitions than the reference's, whose errors would agree.
-        kernel = KernelShap(self.network.n_players, max(self.budgets), self.seed + 2)
-        return kernel, self.games(kernel.coalitions)
-
-    def _estimates(self, refine: bool) -> Iterator[Attributions]:
-        kernel, values = self._kernel
-        name = "refined" if refine else "KernelSHAP"
-        for budget in self.budgets:
-            found = [
-                kernel.estimate(v[:budget], self._predicted[i], self.network.ridge).values
-                if refine
-                else kernel.estimate(v[:budget]).values
-                for i, v in enumerate(values)
-            ]
-            yield (
-                f"{name} at {budget}",
-                min(budget, len(kernel.coalitions)) + refine,
-                np.stack(found),
-            )
-
-    def _gradients(self, method: str) -> Floats:
-        network = self.network
-        maps = [
-            gradient_attribution(
-                method,
-                lambda x: network.link(network.surrogate.model(x)),
-                self.images,
-                target,
-                network.surrogate.patch_size,
-                seed=self.seed,
-                batch_size=self._small_batch,
-            )
-            for target in self.classes.unbind(1)
-        ]
-        return np.asarray(torch.stack(maps, dim=2).double().cpu())
-
-    def _attention(self, method: str) -> Floats:
-        function = last_attention if method == "last attention" else attention_rollout
-        parts = [
-            function(self.network.surrogate.model, x).double().cpu()
-            for x in torch.split(self.images, self._small_batch)
-        ]
-        return np.repeat(np.asarray(torch.cat(parts))[:, :, None], self.classes.shape[1], axis=2)
-
-    @property
-    def _small_batch(self) -> int:
-        return max(1, self.games.batch_size // 8)
-
-
-def _captum(method: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Attributions (B, C, H, W) of images and targets by a method of Captum."""
-    passes = GRADIENT_METHODS[method]
-    if method == "gradients":
-        return lambda x, t: Saliency(forward).attribute(x, target=t, abs=False)
-    if method == "gradient x input":
-        return lambda x, t: InputXGradient(forward).attribute(x, target=t)
-    if method == "integrated gradients":
-        return lambda x, t: IntegratedGradients(forward).attribute(x, target=t, n_steps=passes)
-
-    tunnel = NoiseTunnel(Saliency(forward))
-    return lambda x, t: tunnel.attribute(
-        x,
-        target=t,
-        abs=False,
-        nt_samples=passes,
-        stdevs=_NOISE * float(x.detach().max() - x.detach().min()),
-    )
-
-
-def _to_patches(model: nn.Module, attention: Tensor) -> Tensor:
-    """What the tokens that the model's head reads give to the patches: (B, T, T) to (B, P)."""
-    vit = timm_transformer(model)
-    n_prefix = anatomy_of(vit).n_prefix
-    if vit.global_pool == "token":
-        return attention[:, 0, n_prefix:]
-    return attention[:, n_prefix:, n_prefix:].mean(1)
+OTHER_METHODS: dict[str, Callable[[ImageGames, int, int], Found]] = {
+    "captum_kernel_shap": _captum_kernel_shap,
+    "leave_one_out": _leave_one_out,
+    "rise": _rise,
+    **{name: partial(_gradients, name) for name in _GRADIENTS},
+    "attention_rollout": partial(_attention, "attention_rollout"),
+    "last_attention": partial(_attention, "last_attention"),
+    "random": _random,
+}

@@ -9,7 +9,7 @@ price, the agreement with these.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,22 +23,29 @@ from tqdm.auto import tqdm
 from .._files import write_atomically
 from .._typing import Bools, Floats
 from .._validation import whole
-from ..amortized import ShapleyViT, explained_variance, per_image_correlation, shapley_values
+from ..amortized import ShapleyViT, explained_variance, per_image_correlation
 from ..errors import bad
+from ..explainers.methods import check_method
+from ..masking.patch_masker import PatchMasker
 from ..masking.token_dropping import TokenDropping
 from ..models.outputs import as_scores
-from .correlations import random_coalitions, rank_correlation
-from .other_methods import METHODS, Explanations, ImageGames
+from .compare import SCORES, Protocol, Scorer, mean_of, table
+from .curves import Curve
+from .image_games import ImageGames
+from .network_methods import (
+    METHODS,
+    Explanations,
+    Linked,
+    estimated_reference,
+    known_reference,
+)
 
 __all__ = ["QualityReport", "quality_report"]
 
-_Play = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-
 _CLASSES = ("target", "non-target")
-_SCORES = ("r2", "correlation", "insertion", "deletion", "sensitivity_n", "faithfulness")
 _HEADINGS = ("R2", "Correlation", "Insertion", "Deletion", "Sensitivity-n", "Faithfulness")
+_SCORES = ("r2", "correlation", *SCORES)
 _ROUNDING = 1e-12  # a spread below this share of the largest number is rounding
-_MOST_NUMBERS = 2**25  # outputs of coalitions held at once
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,9 @@ def quality_report(
     classifier: nn.Module | None = None,
     methods: Sequence[str] | None = None,
     reference: ArrayLike | None = None,
-    n_reference: int = 4096,
-    kernel_budgets: Sequence[int] = (64, 128, 512),
-    n_samples: int = 1000,
+    reference_budget: int = 4096,
+    budgets: Sequence[int] = (64, 128, 512),
+    n_coalitions: int = 1000,
     targets: str | Tensor = "predicted",
     seed: int = 0,
     batch_size: int = 512,
@@ -123,19 +130,19 @@ def quality_report(
         the same patches. It scores the same attributions a second time, with tokens dropped;
         hidden patches are strange to it.
     methods : sequence of str, optional
-        Of ``xai_patchshap.evaluation.other_methods.METHODS``; all by default.
-        ``"reference"`` are the Shapley values themselves, ``"refined"`` the predictions with
-        KernelSHAP's samples and the network's ridge. ``"RISE"`` gets the largest
-        of the budgets. See
-        :mod:`xai_patchshap.evaluation.other_methods` for the others; gradients are those of the
+        All of ``xai_patchshap.evaluation.network_methods.METHODS`` by default. ``"reference"``
+        are the Shapley values themselves, ``"vit_shapley_amortized"`` the predictions,
+        ``"refined"`` the predictions with KernelSHAP's samples and the network's ridge,
+        ``"kernel_shap"`` those samples alone. ``"rise"`` gets the largest of the budgets. See
+        :func:`xai_patchshap.evaluation.compare_methods` for the others; gradients are those of the
         surrogate on whole images, in units of the game.
     reference : array_like (N, patches, K), optional
-        Shapley values of the surrogate's game; by default KernelSHAP's from ``n_reference``
-        evaluations.
-    n_reference : int
-    kernel_budgets : sequence of int
+        Shapley values of the surrogate's game; by default KernelSHAP's from
+        ``reference_budget`` evaluations.
+    reference_budget : int
+    budgets : sequence of int
         Evaluations for each image of KernelSHAP and of refinements.
-    n_samples : int
+    n_coalitions : int
         Coalitions of each size for sensitivity-n, and coalitions for faithfulness.
     targets : "predicted" or Tensor of int64 (N,)
         The target classes: those that the surrogate predicts, or others, such as labels. The
@@ -164,90 +171,87 @@ def quality_report(
     >>> vit = timm.create_model("test_vit", img_size=64, num_classes=5)
     >>> network = ShapleyViT(vit).eval()
     >>> report = quality_report(
-    ...     network, torch.rand(2, 3, 64, 64), methods=["amortized", "last attention"],
-    ...     n_reference=64, n_samples=10, progress=False,
+    ...     network, torch.rand(2, 3, 64, 64), methods=["vit_shapley_amortized", "last_attention"],
+    ...     reference_budget=64, n_coalitions=10, progress=False,
     ... )
-    >>> [(row["method"], row["class"]) for row in report.rows[:3]]
-    [('amortized', 'target'), ('amortized', 'non-target'), ('last attention', 'target')]
+    >>> [(row["method"], row["class"]) for row in report.rows[1:3]]
+    [('vit_shapley_amortized', 'non-target'), ('last_attention', 'target')]
     """
-    wanted = tuple(METHODS if methods is None else methods)
-    budgets = tuple(kernel_budgets)
+    wanted, budgets = tuple(METHODS if methods is None else methods), tuple(budgets)
     _check(network, images, classifier, wanted, budgets)
-    whole(2)("n_reference", n_reference)
+    whole(2)("reference_budget", reference_budget)
     whole(1)("batch_size", batch_size)
     images = images.to(network.null.device)
-    known = None if reference is None else _known_reference(reference, network, images)
+    known = None if reference is None else known_reference(reference, network, images)
     classes = _classes(network, images, targets, seed, batch_size)
+    games = {"surrogate": Linked(network, network.surrogate)}
+    if classifier is not None:
+        games["classifier"] = Linked(network, _dropping(network, classifier, images))
+    play = {
+        scorer: ImageGames(
+            model, PatchMasker(background="drop"), images, classes.cpu().numpy(),
+            batch_size=batch_size, autocast=autocast,
+        )
+        for scorer, model in games.items()
+    }  # fmt: skip
     n = network.n_players
     sizes = sorted({max(1, n * quarters // 4) for quarters in (1, 2, 3)})
-    samples = [random_coalitions(n, size, n_samples, seed) for size in (*sizes, None)]
-    play: dict[str, _Play] = {"surrogate": network.coalition_values}
-    if classifier is not None:
-        play["classifier"] = _classifier_values(network, classifier, images)
-    games = {
-        scorer: ImageGames(values, images, classes, network.n_outputs, batch_size, autocast)
-        for scorer, values in play.items()
-    }
-    rows: list[dict[str, Any]] = []
+    protocol = Protocol(n, "random", _mean_value, sizes, n_coalitions, seed)
     with tqdm(total=len(wanted) + len(games) + 1, disable=not progress, desc="reference") as bar:
         if known is None:
-            known = _estimated_reference(network, images, n_reference, seed, batch_size, autocast)
+            known = estimated_reference(
+                network, images, reference_budget, seed, batch_size, autocast
+            )
         truth = np.take_along_axis(known, classes.cpu().numpy()[:, None], axis=2)
         bar.update()
-        sampled = {}
-        for scorer, game in games.items():
+        scorers = {}
+        for scorer, game in play.items():
             bar.set_description(f"coalitions ({scorer})")
-            sampled[scorer] = [game(coalitions) for coalitions in samples]
+            scorers[scorer] = Scorer(game, protocol)
             bar.update()
-        cost = n_reference if reference is None else None
-        made = Explanations(
-            network, images, classes, games["surrogate"], truth, cost, budgets, seed
-        )
+        cost = reference_budget if reference is None else None
+        made = Explanations(network, play["surrogate"], truth, cost, budgets, seed)
+        rows = []
         for method in wanted:
             bar.set_description(method)
-            for label, evaluations, phi in made.of(method):
-                agreement = [_agreement(phi[..., c], truth[..., c]) for c in range(phi.shape[2])]
-                for scorer, game in games.items():
-                    for c, kind in enumerate(_CLASSES[: phi.shape[2]]):
-                        values = [v[..., c] for v in sampled[scorer]]
-                        found = [
-                            *(agreement[c] if scorer == "surrogate" else (None, None)),
-                            *_curves(game, phi[..., c], c, seed),
-                            *_sampled(phi[..., c], samples, values),
-                        ]
-                        rows.append({
-                            "method": label, "evaluations": evaluations, "class": kind,
-                            "scorer": scorer, **dict(zip(_SCORES, found, strict=True)),
-                        })  # fmt: skip
+            for found in made.of(method):
+                rows += _rows(*found, truth, scorers)
             bar.update()
     settings = {
         "images": len(images), "patches": n, "outputs": network.n_outputs,
         "probability": network.probability, "ridge": network.ridge,
         "reference": "given" if cost is None else cost,
         "targets": "predicted" if isinstance(targets, str) else "given",
-        "sizes": sizes, "samples": n_samples, "seed": seed,
+        "sizes": sizes, "coalitions": n_coalitions, "seed": seed,
     }  # fmt: skip
     return QualityReport(rows, settings)
 
 
-def _curves(games: ImageGames, phi: Floats, c: int, seed: int) -> tuple[float | None, float | None]:
-    """Insertion and deletion of attributions (N, n) for the c-th class."""
-    n = phi.shape[1]
-    rank = np.empty(phi.shape, dtype=np.int64)
-    for i, one in enumerate(phi):
-        shuffled = np.random.default_rng([seed, 2, i]).permutation(n)
-        rank[i, shuffled[np.argsort(-one[shuffled], kind="stable")]] = np.arange(n)
-    shown = rank[:, None] < np.arange(n + 1)[:, None]
-    values = games(np.concatenate([shown, ~shown], axis=1))[..., c]
-    return _mean(values[:, : n + 1]), _mean(values[:, n + 1 :])
+def _mean_value(curve: Curve) -> float:
+    return float(curve.values.mean())
 
 
-def _sampled(
-    phi: Floats, samples: list[Bools], values: list[Floats]
-) -> tuple[float | None, float | None]:
-    """Sensitivity-n and faithfulness of attributions (N, n); the last sample is of all sizes."""
-    found = [rank_correlation(phi @ s.T, v) for s, v in zip(samples, values, strict=True)]
-    return _mean(np.stack(found[:-1])), _mean(found[-1])
+def _rows(
+    label: str,
+    evaluations: int | None,
+    phi: Floats,
+    truth: Floats,
+    scorers: dict[str, Scorer],
+) -> list[dict[str, Any]]:
+    """One row for each scorer and class, of attributions (N, n, k)."""
+    rows: list[dict[str, Any]] = []
+    for scorer, score in scorers.items():
+        found = score(phi)
+        for c, kind in enumerate(_CLASSES[: phi.shape[2]]):
+            r2, correlation = None, None
+            if scorer == "surrogate":
+                r2, correlation = _agreement(phi[..., c], truth[..., c])
+            rows.append({
+                "method": label, "evaluations": evaluations, "class": kind, "scorer": scorer,
+                "r2": r2, "correlation": correlation,
+                **{name: mean_of(found[name][..., c]) for name in SCORES},
+            })  # fmt: skip
+    return rows
 
 
 def _agreement(phi: Floats, truth: Floats) -> tuple[float | None, float | None]:
@@ -256,17 +260,11 @@ def _agreement(phi: Floats, truth: Floats) -> tuple[float | None, float | None]:
         r2 = explained_variance(phi, truth)
         found = per_image_correlation(phi, truth)
     found = np.where(_constant(phi), 0.0, found)
-    return _mean(np.array(r2)), _mean(np.where(_constant(truth), np.nan, found))
+    return mean_of(np.array(r2)), mean_of(np.where(_constant(truth), np.nan, found))
 
 
 def _constant(x: Floats) -> Bools:
     return np.asarray(np.ptp(x, axis=1) <= _ROUNDING * np.abs(x).max(axis=1))
-
-
-def _mean(x: Floats) -> float | None:
-    """Mean of what is defined."""
-    defined = x[np.isfinite(x)]
-    return float(defined.mean()) if defined.size else None
 
 
 def _check(
@@ -283,43 +281,17 @@ def _check(
             f"shape {tuple(images.shape)}",
             f"(N, {', '.join(map(str, shape))}) with at least one image, as the network takes them",
         )
-    unknown = [m for m in methods if m not in METHODS]
-    if unknown or not methods:
-        raise bad("methods", repr(unknown[0]) if unknown else "none", f"some of {METHODS}")
+    if not methods:
+        raise bad("methods", "none", f"some of {', '.join(METHODS)}")
+    for method in methods:
+        check_method("methods", method, known=METHODS)
     if not budgets:
-        raise bad("kernel_budgets", "none", "at least one")
+        raise bad("budgets", "none", "at least one")
     for budget in budgets:
-        whole(2)("kernel_budgets", budget)
+        whole(2)("budgets", budget)
     for what, model in (("network", network), ("classifier", classifier)):
         if model is not None and any(part.training for part in model.modules()):
             raise bad(what, "a model in training mode", "evaluation mode", f"Call {what}.eval().")
-
-
-def _known_reference(reference: ArrayLike, network: ShapleyViT, images: Tensor) -> Floats:
-    known = np.asarray(reference, dtype=np.float64)
-    shape = (len(images), network.n_players, network.n_outputs)
-    if known.shape != shape or not np.isfinite(known).all():
-        raise bad("reference", f"shape {known.shape}", f"finite numbers of shape {shape}")
-    return known
-
-
-def _estimated_reference(
-    network: ShapleyViT,
-    images: Tensor,
-    n_reference: int,
-    seed: int,
-    batch_size: int,
-    autocast: torch.dtype | None,
-) -> Floats:
-    # In groups of images, since all outputs of all coalitions are held at once.
-    group = max(1, _MOST_NUMBERS // (n_reference * network.n_outputs))
-    parts = [
-        shapley_values(
-            network, x, n_reference, seed=seed + 1, batch_size=batch_size, autocast=autocast
-        )
-        for x in torch.split(images, group)
-    ]
-    return np.concatenate(parts)
 
 
 def _classes(
@@ -351,8 +323,8 @@ def _classes(
     return torch.stack([target, (target + further.to(target)) % k], dim=1)
 
 
-def _classifier_values(network: ShapleyViT, classifier: nn.Module, images: Tensor) -> _Play:
-    """The values of coalitions that the classifier gives, in units of the game."""
+def _dropping(network: ShapleyViT, classifier: nn.Module, images: Tensor) -> TokenDropping:
+    """The classifier, which drops the tokens of hidden patches."""
     dropping = TokenDropping(classifier)
     if dropping.patch_size != network.surrogate.patch_size:
         size = network.surrogate.patch_size
@@ -363,19 +335,13 @@ def _classifier_values(network: ShapleyViT, classifier: nn.Module, images: Tenso
         shape = tuple(as_scores(classifier(images[:1].clone())).shape)
     if shape != (1, network.n_outputs):
         raise bad("classifier", f"outputs {shape}", f"(1, {network.n_outputs}) for one image")
-    return lambda *rows: network.link(dropping.coalition_outputs(*rows).float())
+    return dropping
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [["Method", "Evaluations", *_HEADINGS]]
     lines += [[r["method"], _text(r["evaluations"]), *(_text(r[s]) for s in _SCORES)] for r in rows]
-    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * width[0], *("-" * (w - 1) + ":" for w in width[1:])]
-    padded = [
-        [line[0].ljust(width[0]), *(t.rjust(w) for t, w in zip(line[1:], width[1:], strict=True))]
-        for line in (lines[0], rule, *lines[1:])
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    return table(lines, markdown=True)
 
 
 def _text(score: float | None) -> str:

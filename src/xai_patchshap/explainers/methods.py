@@ -30,6 +30,8 @@ COMPARED = (
     "saliency",
     "input_x_gradient",
     "smoothgrad",
+    "attention_rollout",
+    "last_attention",
     "random",
 )
 
