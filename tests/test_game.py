@@ -195,3 +195,19 @@ def test_what_is_interrupted_in_the_middle_of_sorted_batches_is_lost():
     for i in wanted:
         assert len(found[i]) == 32  # 32 batches of 2, an example's half of them
         np.testing.assert_array_equal(found[i], expected[i][:32])
+
+
+@pytest.mark.parametrize("columns", [None, np.array([[1], [0], [1]])])
+def test_every_batch_has_one_row_for_each_input(columns):
+    def longer(inputs, examples):
+        out = forward(inputs, examples)
+        return torch.cat([out, out[:1]]) if len(out) == 2 else out
+
+    whole = forward((X,), None)
+    coalitions = {i: np.zeros((1, 3), dtype=bool) for i in range(3)}
+    game = game_of(longer, 1, 2, whole=whole, columns=columns)
+    with pytest.raises(PatchShapError, match=r"an output of shape \(3, 2\) for a batch of 2"):
+        game.evaluate(coalitions)
+    turned = game_of(lambda x, e: forward(x, e).T, 1, 3, whole=whole, columns=columns)
+    with pytest.raises(PatchShapError, match=r"an output of shape \(2, 3\) for a batch of 3"):
+        turned.evaluate(coalitions)

@@ -36,7 +36,7 @@ class Request:
     ----------
     inputs : CoalitionInputs
         The N examples and how they are masked.
-    whole : Tensor (N, ...) or ndarray, optional
+    whole : Tensor (N, ...), optional
         What the model says of the whole inputs, where it was asked already: one evaluation of
         each example, which the game counts and does not repeat.
     columns : ndarray of int, shape (N, k), optional
@@ -57,7 +57,7 @@ class Request:
     """
 
     inputs: CoalitionInputs
-    whole: Any = None
+    whole: Tensor | None = None
     columns: NDArray[np.int64] | None = None
     n_guides: int = 0
     link: Callable[[Floats], Floats] | None = None
@@ -71,7 +71,8 @@ class Request:
         """Number of outputs that are explained, where ``whole`` is known."""
         if self.columns is not None:
             return int(self.columns.shape[1]) - self.n_guides
-        return int(self.whole.numel() // len(self.whole))
+        assert self.whole is not None
+        return self.whole.numel() // len(self.whole)
 
     @property
     def explained(self) -> NDArray[np.int64] | None:
@@ -276,7 +277,10 @@ class Game:
         """
         scores = as_scores(output).detach()
         n_outputs = scores.numel() // len(examples)
-        if self._columns is None or n_outputs != (self._n_outputs or n_outputs):
+        # A model that squeezes its output may give one number for one row.
+        rows = len(scores) if scores.dim() else 1
+        fits = rows == len(examples) and n_outputs == (self._n_outputs or n_outputs)
+        if self._columns is None or not fits:
             check_rows(scores, len(examples), self._n_outputs)
         self._n_outputs = n_outputs
         scores = scores.reshape(len(examples), -1)

@@ -180,3 +180,49 @@ def test_maps_have_no_several_outputs():
     explainer = PatchKernelShap(lambda x: x[:, :2], PatchMasker((2, 2)))
     with pytest.raises(PatchShapError, match=r"model: got an output of shape \(2, 2, 8, 8\)"):
         explainer.attribute_outputs(torch.rand(2, 3, 8, 8), "top1", budget=16)
+
+
+def test_a_warm_start_survives_a_call_that_fails(monkeypatch):
+    x = torch.rand(1, 3, 8, 8)
+    net = Net()
+    calls, limit = [], [10**9]
+
+    def model(images):
+        calls.append(len(images))
+        if len(calls) > limit[0]:
+            raise ValueError("no more")
+        return net(images)
+
+    explainer = OwenBPT(model, warm_start=True, n_trees=1)
+    first = explainer.attribute(x, target=1, n_samples=60)
+    limit[0] = len(calls) + 2
+    with pytest.raises(ValueError, match="no more"):
+        explainer.attribute(x, target=2, n_samples=60)
+    limit[0] = 10**9
+    again = explainer.attribute(x, target=1, n_samples=60)
+    torch.testing.assert_close(again, first)
+    assert explainer.last_run.evaluations.tolist() == [1]
+
+    # Ctrl-C in the middle of choosing leaves no half of a tree behind.
+    import heapq
+
+    pop, pops = heapq.heappop, []
+
+    def interrupted(heap):
+        pops.append(1)
+        if len(pops) == 5:
+            raise KeyboardInterrupt
+        return pop(heap)
+
+    monkeypatch.setattr(heapq, "heappop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        explainer.attribute(x, target=1, n_samples=200)
+    monkeypatch.undo()
+    _, delta = explainer.attribute(x, target=1, n_samples=200, return_convergence_delta=True)
+    assert abs(float(delta)) < 1e-12
+
+
+def test_budgets_of_our_choice_are_not_captums():
+    x = torch.rand(1, 3, 8, 8)
+    with pytest.raises(PatchShapError, match="n_samples: got 'auto'; expected a whole number"):
+        PatchKernelShap(Net()).attribute(x, target=0, n_samples="auto")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +93,11 @@ class OwenForest:
     def exact(self) -> bool:
         """Whether all trees are grown and exact."""
         return not self._grow and all(r.exact for r in self.refiners)
+
+    def copy(self) -> OwenForest:
+        """Another forest in the same state, over the same trees."""
+        shared: list[Any] = [*(r.tree for r in self.refiners), *self._grow]
+        return deepcopy(self, {id(part): part for part in shared})
 
     def ask(self, most: int) -> Bools:
         """The next coalitions (m, n), m at most ``most``; none once all trees are exact."""

@@ -311,6 +311,7 @@ class CaptumFace(Core):
             whole[None] if shared else whole,
             columns if guides is None else np.concatenate([columns, guides], axis=1),
             0 if guides is None else guides.shape[1],
+            every_output=whole.dim() < 2,
             link=self._game_link,
             batch_size=asked.rows * (1 if shared else n),
             by_size=self._drops_tokens,

@@ -80,7 +80,7 @@ class Core:
         return {"estimates": [e.estimate() for e in estimators]}
 
     def _put_away(self, game: Game, estimators: Mapping[int, Any]) -> None:
-        """Called when a run is over, however it ended."""
+        """Called with estimators that have answered."""
 
     def _guide_columns(self, full: NDArray[np.float64]) -> NDArray[np.int64] | None:
         """Outputs (N, g) that guide an estimator; ``full`` (N, K) holds them all."""
@@ -175,13 +175,13 @@ class Core:
         estimators = self._estimators(game, budgets, prediction)
         try:
             solve(game, estimators, budgets)
-            return self._report(list(estimators.values()))
+            found = self._report(list(estimators.values()))
         except PatchShapError:
             if game.interrupted:  # too early for any answer
                 raise KeyboardInterrupt from None
             raise
-        finally:
-            self._put_away(game, estimators)
+        self._put_away(game, estimators)
+        return found
 
     def _budgets(self, inputs: CoalitionInputs, max_evals: int | None) -> list[int]:
         """Coalitions of each example, the full one included."""
@@ -213,8 +213,8 @@ class Core:
         check_memory("outputs", came, 8 * numbers, mend)
 
     def _check_budget(self, name: str, budget: Any, n_backgrounds: int) -> int | None:
-        """The budget as a number, or an error; None for "auto"."""
-        if isinstance(budget, str) and budget == "auto":
+        """The budget as a number, or an error; None for "auto", which Captum does not know."""
+        if isinstance(budget, str) and budget == "auto" and name != "n_samples":
             return None
         mend = "The full image and the empty one (once for each background) are always needed."
         least = whole(1 + n_backgrounds, mend=mend, unit=" evaluations")

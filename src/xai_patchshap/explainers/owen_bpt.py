@@ -194,12 +194,10 @@ class OwenBPT(PatchExplainer):
         estimators: dict[int, _Growing] = {}
         for i, budget in budgets.items():
             key = self._key(game, i) if self.warm_start else ()
-            # Taken out: no other thread goes on with it.
-            kept = self._kept.pop(i, None) if self.warm_start else None
+            kept = self._kept.get(i) if self.warm_start else None
             if kept is not None and _same(kept[0], key):
-                forest = kept[1]
-                forest.tell(np.zeros((0, game.n_outputs)))  # what it asked for before a failure
-                estimators[i] = _Growing(game, i, budget, key, forest)
+                # A copy: what was kept stays whole, whatever becomes of this call.
+                estimators[i] = _Growing(game, i, budget, key, kept[1].copy())
             else:
                 trees, growers = self._plant(game.request.inputs, i)
                 estimators[i] = _Growing(game, i, budget, key, None, trees, growers)

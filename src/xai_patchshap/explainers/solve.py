@@ -35,7 +35,8 @@ class Run:
     interrupted : bool
         Whether Ctrl-C ended it early.
     outputs : ndarray of int, shape (N, k), or None
-        The outputs that were explained, as columns of the model's outputs; None for all.
+        The outputs that were explained, as columns of the model's outputs (N, K), or of outputs
+        (N, ...) that are flattened behind their first axis; None for all of them.
     interactions : list of Interactions
         Those of :class:`InteractionShap`, one for each example.
     trees : list of list of PartitionTree

@@ -27,7 +27,7 @@ from ..game import Game
 from ..masking.patch_masker import PatchMasker
 from ..models.batch import BatchModel
 from ..players.feature_masks import sum_over_players
-from ..targets.captum import one_each, select_target
+from ..targets.captum import one_each, plain_target, select_target
 from ..targets.outputs import guides_of_a_process
 from .base import PatchExplainer
 from .captum_face import Asked, check_attributions, check_inputs
@@ -201,7 +201,7 @@ class ViTShapleyAmortized(PatchExplainer):
             target,
             additional_forward_args,
             feature_mask,
-            "auto" if n_samples is None else n_samples,  # type: ignore[arg-type]
+            self._auto_budget(0) if n_samples is None else n_samples,
             perturbations_per_eval,
             return_input_shape,
             show_progress,
@@ -246,6 +246,7 @@ class ViTShapleyAmortized(PatchExplainer):
         check_attributions(given, (end,))
         masks, _ = self._players_and_backgrounds((end,), None, feature_mask)
         full = self.model.whole_images(end)
+        target = plain_target(target)
         gap = select_target(full - self.model.null, target)
         total = sum_over_players(given, masks)
         difference = one_each(gap, target, len(end))
