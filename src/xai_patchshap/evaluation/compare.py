@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Floats
+from .._validation import checked, one_of, whole
 from ..explainers import PatchExplainer
 from ..explainers.methods import COMPARED, METHODS, check_method
 from ..explainers.registry import method_class
@@ -34,6 +35,9 @@ SCORES = ("insertion", "deletion", "sensitivity_n", "faithfulness")
 _ROWS = 2**16  # coalitions of curves that are held at once
 
 
+@checked(
+    steps=whole(1), ties=one_of("together", "random"), n_coalitions=whole(2, also=0), seed=whole(0)
+)
 @dataclass(frozen=True)
 class Protocol:
     """How attributions are scored.
@@ -71,6 +75,7 @@ class Attribution:
     seconds: float
 
 
+@checked(budget=whole(2), seed=whole(0))
 def attributed(
     method: str,
     games: ImageGames,
@@ -89,7 +94,7 @@ def attributed(
         "smoothgrad", "attention_rollout", "last_attention", "random".
     games : ImageGames
     budget : int
-        Most model evaluations of each image.
+        Most model evaluations of each image, at least 2.
     seed : int
     explainer : ViTShapleyAmortized, optional
         The explainer that "vit_shapley_amortized" is; its prediction alone is taken.
@@ -129,8 +134,13 @@ class Scorer:
     def __init__(self, games: ImageGames, protocol: Protocol) -> None:
         self.games, self.protocol = games, protocol
         n, p = games.n_players, protocol
-        sizes = [*((n // 2,) if p.sizes is None else p.sizes), None] if p.n_coalitions else []
-        self._samples = [random_coalitions(n, size, p.n_coalitions, p.seed) for size in sizes]
+        sizes = (n // 2,) if p.sizes is None else p.sizes
+        for size in sizes:
+            whole(1, n - 1, unit=f", of {n} players")("sizes", size)
+        self._samples = [
+            random_coalitions(n, size, p.n_coalitions, p.seed)
+            for size in ((*sizes, None) if p.n_coalitions else ())
+        ]
         self._values = [games(coalitions) for coalitions in self._samples]
 
     def __call__(self, phi: Floats) -> dict[str, Floats]:
@@ -211,6 +221,7 @@ def compare_methods(
     score = Scorer(games, protocol or Protocol())
     rows = []
     for method in methods:
+        method = check_method("methods", method, known=COMPARED)
         made = attributed(method, games, budget=budget, seed=seed, explainer=explainer)
         found = score(made.values)
         costs = {"method": method, "evaluations": made.evaluations, "seconds": made.seconds}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from .._typing import Bools, Floats
@@ -60,7 +60,9 @@ class ImageGames:
         batch_size: int = 64,
         autocast: torch.dtype | None = None,
     ) -> None:
-        self.model, self.outputs = model, np.asarray(outputs)
+        if images.dim() != 4 or not len(images):
+            raise bad("images", f"shape {tuple(images.shape)}", "(N, C, H, W) with N at least 1")
+        self.model, self.outputs = model, _outputs(outputs, len(images))
         self.batch_size = batch_size
         self._whole = BatchModel(model)
         device = self._whole.device
@@ -85,7 +87,18 @@ class ImageGames:
             batch_size=batch_size,
             by_size=masker.drops_tokens,
         )
-        self._game = Game(lambda inputs, _: self._played(inputs), request)
+        self._game = Game(self._forward, request)
+
+    def __repr__(self) -> str:
+        n, k = self.outputs.shape
+        return f"ImageGames(images={n}, players={self.n_players}, outputs={k})"
+
+    def _forward(self, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        scores = self._played(inputs)
+        known = scores.shape[1] if scores.dim() == 2 else 1
+        if self.outputs.max() >= known:
+            raise bad("outputs", int(self.outputs.max()), f"0 to {known - 1}, those of the model")
+        return scores
 
     def __call__(self, coalitions: Bools) -> Floats:
         """Values (N, m, k) of coalitions (m, n) of all images."""
@@ -94,6 +107,9 @@ class ImageGames:
 
     def values(self, coalitions: Mapping[int, Bools]) -> dict[int, Floats]:
         """Values (m, k) of the coalitions (m, n) of each image."""
+        for shape in {np.shape(shown) for shown in coalitions.values()}:
+            if len(shape) != 2 or shape[1] != self.n_players:
+                raise bad("coalitions", f"shape {shape}", f"(m, {self.n_players}) for the players")
         with self._played.running():
             found = self._game.evaluate(coalitions)
         if self._game.interrupted:
@@ -120,3 +136,14 @@ class ImageGames:
         if self.masker.drops_tokens:
             return torch.zeros_like(self.images[:1])
         return self.masker.baselines(self.images)
+
+
+def _outputs(given: ArrayLike, n_images: int) -> NDArray[np.int64]:
+    """Outputs (N, k) of the images, or an error."""
+    outputs = np.asarray(given)
+    fits = outputs.ndim == 2 and len(outputs) == n_images and outputs.size
+    if not fits or outputs.dtype.kind not in "iu" or outputs.min() < 0:
+        came = f"{outputs.dtype} of shape {outputs.shape}"
+        expected = f"whole numbers of at least 0, of shape ({n_images}, k): some for each image"
+        raise bad("outputs", came, expected)
+    return outputs.astype(np.int64)

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .._files import write_atomically
 from .._typing import Bools, Floats
-from .._validation import whole
+from .._validation import checked, whole
 from ..amortized import ShapleyViT, explained_variance, per_image_correlation
 from ..errors import bad
 from ..explainers.methods import check_method
@@ -96,6 +96,7 @@ class QualityReport:
         write_atomically(Path(path), json.dumps(content, indent=1, allow_nan=False).encode())
 
 
+@checked(reference_budget=whole(2), n_coalitions=whole(2), seed=whole(0), batch_size=whole(1))
 def quality_report(
     network: ShapleyViT,
     images: Tensor,
@@ -179,25 +180,20 @@ def quality_report(
     """
     wanted, budgets = tuple(METHODS if methods is None else methods), tuple(budgets)
     _check(network, images, classifier, wanted, budgets)
-    whole(2)("reference_budget", reference_budget)
-    whole(1)("batch_size", batch_size)
     images = images.to(network.null.device)
     known = None if reference is None else known_reference(reference, network, images)
     classes = _classes(network, images, targets, seed, batch_size)
-    games = {"surrogate": Linked(network, network.surrogate)}
-    if classifier is not None:
-        games["classifier"] = Linked(network, _dropping(network, classifier, images))
     play = {
         scorer: ImageGames(
             model, PatchMasker(background="drop"), images, classes.cpu().numpy(),
             batch_size=batch_size, autocast=autocast,
         )
-        for scorer, model in games.items()
+        for scorer, model in _scorers(network, classifier, images).items()
     }  # fmt: skip
     n = network.n_players
     sizes = sorted({max(1, n * quarters // 4) for quarters in (1, 2, 3)})
     protocol = Protocol(n, "random", _mean_value, sizes, n_coalitions, seed)
-    with tqdm(total=len(wanted) + len(games) + 1, disable=not progress, desc="reference") as bar:
+    with tqdm(total=len(wanted) + len(play) + 1, disable=not progress, desc="reference") as bar:
         if known is None:
             known = estimated_reference(
                 network, images, reference_budget, seed, batch_size, autocast
@@ -225,6 +221,16 @@ def quality_report(
         "sizes": sizes, "coalitions": n_coalitions, "seed": seed,
     }  # fmt: skip
     return QualityReport(rows, settings)
+
+
+def _scorers(
+    network: ShapleyViT, classifier: nn.Module | None, images: Tensor
+) -> dict[str, Linked]:
+    """The models that score, in the units of the network's game."""
+    scorers = {"surrogate": Linked(network, network.surrogate)}
+    if classifier is not None:
+        scorers["classifier"] = Linked(network, _dropping(network, classifier, images))
+    return scorers
 
 
 def _mean_value(curve: Curve) -> float:
